@@ -1,0 +1,116 @@
+"""The field table: every quantity that geomlib moves around, with its level, shape, unit and symmetry.
+
+Batching, validation, augmentation, loss terms, metrics, adapters and the docs read this table; nothing about a
+field is written anywhere else. A family that needs a new quantity adds a row here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+
+from geomlib.errors import UnknownField, nearest
+
+__all__ = ["FIELDS", "LEVELS", "Field", "field"]
+
+LEVELS = ("graph", "node", "edge", "line", "mode", "token", "block", "hyperedge", "member", "frame")
+"""What the rows of a field's tensor stand for; `line` is an edge of the line graph (a pair of edges)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One row of the field table.
+
+    Args:
+        name: attribute of `GraphData` and key of a net's output.
+        level: what one row of the tensor belongs to, one of `LEVELS`.
+        shape: shape of one item; the stored tensor is `[items, *shape]`, so graph-level tensors keep a leading 1.
+            Index fields are stored transposed, `[2, items]`. `None` is a width that the data set decides.
+        dtype: `"float"` (any floating precision), `"float64"`, `"int64"` or `"bool"`.
+        unit: internal unit; `""` if it has none; `"card"` if the dataset card says.
+        kind: transformation under rotation and shift rule: `scalar`, `pseudoscalar`, `vector`, `axial`,
+            `symmetric2`, `matrix33`, `irreps`, `category`, `mask`, or `index:<level>[/<level>]`.
+        doc: one sentence.
+    """
+
+    name: str
+    level: str
+    shape: tuple[int | None, ...]
+    dtype: str
+    unit: str
+    kind: str
+    doc: str
+
+    @property
+    def is_index(self) -> bool:
+        """Whether the rows hold positions of other items (and are shifted when graphs are batched)."""
+        return self.kind.startswith("index:")
+
+    @property
+    def index_levels(self) -> tuple[str, ...]:
+        """Level that each row of an index field points into."""
+        return tuple(self.kind.removeprefix("index:").split("/"))
+
+    @property
+    def item_axis(self) -> int:
+        """Axis along which graphs are concatenated."""
+        return 1 if self.is_index else 0
+
+    def torch_dtype(self, floating: torch.dtype = torch.float64) -> torch.dtype:
+        """Dtype to store the field with, `floating` where the table leaves the precision open."""
+        return {"float": floating, "float64": torch.float64, "int64": torch.int64, "bool": torch.bool}[self.dtype]
+
+
+_ROWS = (
+    # structure of atoms
+    Field("pos", "node", (3,), "float", "Å", "vector", "Positions (for a mesh the card gives the unit)."),
+    Field("atomic_number", "node", (), "int64", "", "category", "Atomic number, 1 to 118."),
+    Field("cell", "graph", (3, 3), "float", "Å", "matrix33", "Lattice vectors as rows; zero rows if not periodic."),
+    Field("pbc", "graph", (3,), "bool", "", "mask", "Periodicity along each lattice vector."),
+    Field("charge", "graph", (), "int64", "e", "scalar", "Total charge."),
+    Field("spin_multiplicity", "graph", (), "int64", "", "scalar", "Spin multiplicity 2S+1."),
+    Field("frame_parameters", "graph", (None,), "float", "card", "scalar", "Parameters of a frame, e.g. a field."),
+    Field("atom_parameters", "node", (None,), "float", "card", "scalar", "Parameters of each atom."),
+    Field("sample_id", "graph", (), "int64", "", "category", "Position of the graph in its store."),
+    # structure of graphs
+    Field("edge_index", "edge", (2,), "int64", "", "index:node", "Row 0 neighbour j, row 1 centre i; sorted by i."),
+    Field("edge_shift", "edge", (3,), "float", "", "scalar", "Integer cell shift of the neighbour's image."),
+    Field(
+        "line_index",
+        "line",
+        (2,),
+        "int64",
+        "",
+        "index:edge",
+        "Pairs of edges with the same centre: row 0 edge ik, row 1 edge ij; sorted by row 1; k=j included.",
+    ),
+    # labels and predictions of potentials
+    Field("energy", "graph", (), "float64", "eV", "scalar", "Total energy."),
+    Field("atom_energy", "node", (), "float64", "eV", "scalar", "Energy of each atom; sums to `energy`."),
+    Field("forces", "node", (3,), "float", "eV/Å", "vector", "Forces, −∂E/∂pos."),
+    Field("virial", "graph", (3, 3), "float", "eV", "symmetric2", "Virial, −∂E/∂strain = −stress·volume."),
+    Field("stress", "graph", (3, 3), "float", "eV/Å^3", "symmetric2", "Stress, ∂E/∂strain / volume (ASE's sign)."),
+    Field("hessian", "node", (None, 3, 3), "float", "eV/Å^2", "matrix33", "Second derivatives, `[N, N, 3, 3]`."),
+    Field("dipole", "graph", (3,), "float", "e*Å", "vector", "Electric dipole moment."),
+    # general learning
+    Field("target", "graph", (None,), "float", "card", "scalar", "Graph-level property named on the card."),
+)
+
+FIELDS: Mapping[str, Field] = MappingProxyType({row.name: row for row in _ROWS})
+"""Name → row of the field table."""
+
+STRUCTURAL = frozenset({"batch", "ptr"})
+"""Names that batching itself adds; they are not fields."""
+
+
+def field(name: str) -> Field:
+    """Row of the field table called `name`.
+
+    Raises:
+        UnknownField: there is none; the message names the closest one.
+    """
+    try:
+        return FIELDS[name]
+    except KeyError:
+        raise UnknownField(f"'{name}' is not in the field table{nearest(name, FIELDS)}") from None

@@ -1,0 +1,43 @@
+"""The model families. A file can only name a key of `FAMILIES`, never a path to import."""
+
+import importlib
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from geomlib.errors import FileFormatError, nearest
+
+if TYPE_CHECKING:
+    from geomlib.models.base import Net
+    from geomlib.models.dpa3.net import DPA3 as DPA3
+
+__all__ = ["DPA3", "FAMILIES", "family"]
+
+FAMILIES: dict[str, str] = {"dpa3": "geomlib.models.dpa3.net:DPA3"}
+"""Family name → where its net stands. Packages add theirs through the entry-point group `geomlib.models`."""
+
+_NETS = {target.split(":")[1]: target for target in FAMILIES.values()}
+
+
+def _resolve(target: str) -> Any:
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def family(name: str) -> "type[Net]":
+    """Net class of a family.
+
+    Raises:
+        FileFormatError: the family is neither built in nor offered by an installed package.
+    """
+    if name in FAMILIES:
+        return _resolve(FAMILIES[name])
+    for entry in entry_points(group="geomlib.models"):
+        if entry.name == name:
+            return entry.load()
+    raise FileFormatError(f"model family '{name}' is unknown{nearest(name, FAMILIES)}; known: {sorted(FAMILIES)}")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NETS:
+        return _resolve(_NETS[name])
+    raise AttributeError(f"module 'geomlib.models' has no attribute '{name}'")

@@ -1,0 +1,76 @@
+"""Forces, virial and stress of any energy net, from one derivative with respect to positions and strain."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from geomlib.data.graph import GraphData
+
+__all__ = ["Derivatives"]
+
+
+class Derivatives(nn.Module):
+    """Wrap an energy net: adds `forces`, `virial` and, where every graph has a volume, `stress`.
+
+    Positions and cell are strained by a symmetric ε, r → r(1+ε); one reverse pass gives forces = −∂E/∂r,
+    virial = −∂E/∂ε [eV] and stress = ∂E/∂ε / |det cell| [eV/Å³, ASE's sign]. A batch in which some graph has no
+    periodic direction or no volume gets no `stress`; `virial` is always there.
+
+    In training mode the derivative can be differentiated again; in evaluation mode nothing is kept, and the outputs
+    carry no graph.
+
+    Args:
+        net: returns at least `energy`.
+    """
+
+    name = "derivatives"
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    @property
+    def spec(self) -> Any:
+        """Spec of the wrapped net."""
+        return self.net.spec
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Fields that the wrapped net reads."""
+        return tuple(self.net.inputs)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Fields of the wrapped net and the derivatives."""
+        return (*self.net.outputs, "forces", "virial", "stress")
+
+    def fit_statistics(self, graphs: Any) -> None:
+        """Pass on to the wrapped net."""
+        self.net.fit_statistics(graphs)
+
+    def forward(self, batch: GraphData) -> dict[str, Tensor]:
+        """Outputs of the wrapped net with `forces` [nodes, 3], `virial` and `stress` [graphs, 3, 3]."""
+        with torch.enable_grad():
+            graph = copy.copy(batch)
+            pos = batch.pos.detach().requires_grad_(True)
+            strain = pos.new_zeros(batch.num_graphs, 3, 3, requires_grad=True)
+            symmetric = 0.5 * (strain + strain.mT)
+            node_strain = symmetric.index_select(0, batch.node_graph) if batch.num_graphs > 1 else symmetric
+            graph.pos = pos + torch.matmul(pos.unsqueeze(1), node_strain).squeeze(1)
+            if "cell" in batch:
+                graph.cell = batch.cell + torch.matmul(batch.cell, symmetric.to(batch.cell.dtype))
+            out = dict(self.net(graph))
+            grad_pos, grad_strain = torch.autograd.grad(
+                out["energy"].sum(), [pos, strain], create_graph=self.training, materialize_grads=True
+            )
+        if not self.training:
+            out = {name: value.detach() for name, value in out.items()}
+        out["forces"] = -grad_pos
+        out["virial"] = -grad_strain
+        if "cell" in batch and "pbc" in batch:
+            volume = torch.linalg.det(batch.cell).abs()
+            if bool(((volume > 0) & batch.pbc.any(1)).all()):
+                out["stress"] = grad_strain / volume.view(-1, 1, 1)
+        return out
