@@ -1,0 +1,1 @@
+"""Applications: what a trained net is used for."""

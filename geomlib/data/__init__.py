@@ -1,0 +1,1 @@
+"""The data currency and everything that feeds it."""

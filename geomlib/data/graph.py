@@ -34,7 +34,11 @@ class GraphData(Data):
                 setattr(self, name, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not name.startswith("_") and name not in STRUCTURAL and not isinstance(getattr(type(self), name, None), property):
+        if (
+            not name.startswith("_")
+            and name not in STRUCTURAL
+            and not isinstance(getattr(type(self), name, None), property)
+        ):
             field(name)
         super().__setattr__(name, value)
 
@@ -136,7 +140,9 @@ class GraphData(Data):
                 for rows, level in zip(value if len(row.index_levels) > 1 else [value], row.index_levels, strict=False):
                     low, high, size = int(rows.min()), int(rows.max()), counts.get(level, (None, ""))[0]
                     if low < 0 or (size is not None and high >= size):
-                        raise DataError(f"{where}: '{name}' holds {low}…{high}, but there are {size} items at level '{level}'")
+                        raise DataError(
+                            f"{where}: '{name}' holds {low}…{high}, but there are {size} items at level '{level}'"
+                        )
         return self
 
     def _validate_field(self, row: Field, value: Tensor, counts: dict[str, tuple[int, str]], where: str) -> None:
@@ -148,11 +154,15 @@ class GraphData(Data):
         )
         if items < 0 or not fits:
             expected = ["items", *row.shape] if not row.is_index else [*row.shape, "items"]
-            raise DataError(f"{where}: '{row.name}' has shape {list(shape)}, expected {expected} with items = {row.level}s")
+            raise DataError(
+                f"{where}: '{row.name}' has shape {list(shape)}, expected {expected} with items = {row.level}s"
+            )
         known, by = counts.setdefault(row.level, (items, row.name))
         if items != known:
             raise DataError(f"{where}: '{row.name}' has {items} {row.level}s but '{by}' has {known}")
-        if (row.dtype.startswith("float")) != value.is_floating_point() or (row.dtype == "bool") != (value.dtype == torch.bool):
+        if (row.dtype.startswith("float")) != value.is_floating_point() or (row.dtype == "bool") != (
+            value.dtype == torch.bool
+        ):
             raise DataError(f"{where}: '{row.name}' is {value.dtype}, expected {row.dtype}")
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             bad = int((~torch.isfinite(value)).reshape(len(value), -1).any(1).nonzero()[0])
@@ -203,7 +213,8 @@ def collate(graphs: Sequence[GraphData]) -> GraphData:
         batch[name] = torch.cat(values, dim=row.item_axis)
     batch.__dict__["_slice_dict"] = slices
     batch.__dict__["_inc_dict"] = {
-        name: shift if shift is not None else torch.zeros(len(graphs), dtype=torch.int64) for name, shift in shifts.items()
+        name: shift if shift is not None else torch.zeros(len(graphs), dtype=torch.int64)
+        for name, shift in shifts.items()
     }
     nodes = offsets("node")
     device = next(value.device for name, value in batch._store.items() if name in FIELDS)

@@ -1,0 +1,1 @@
+"""Model files, checkpoints, and files of other packages."""

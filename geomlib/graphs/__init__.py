@@ -1,0 +1,1 @@
+"""Builders of graph structure, and the spec that names them."""

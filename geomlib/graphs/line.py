@@ -16,9 +16,7 @@ from geomlib.graphs.radius import nearest_edges
 __all__ = ["LineGraph", "line_graph"]
 
 
-def line_graph(
-    center: Int[Tensor, " edges"], members: Int[Tensor, " members"], nodes: int
-) -> Int[Tensor, "2 lines"]:
+def line_graph(center: Int[Tensor, " edges"], members: Int[Tensor, " members"], nodes: int) -> Int[Tensor, "2 lines"]:
     """All ordered pairs, the diagonal included, of `members` edges that have the same centre.
 
     Args:

@@ -30,9 +30,7 @@ _DENSE_CANDIDATES = 4_000_000
 """Below this many candidate pairs the dense search is faster than binning."""
 
 
-def complete_cell(
-    cell: Float[Tensor, "graphs 3 3"], pbc: Bool[Tensor, "graphs 3"]
-) -> Float[Tensor, "graphs 3 3"]:
+def complete_cell(cell: Float[Tensor, "graphs 3 3"], pbc: Bool[Tensor, "graphs 3"]) -> Float[Tensor, "graphs 3 3"]:
     """Replace the vectors of open directions by unit vectors perpendicular to the periodic ones.
 
     Open directions never get a shift, so any basis does; this one is never singular, whatever the file said.
@@ -47,7 +45,11 @@ def complete_cell(
         rows = completed[index]
         periodic = rows[pbc[index]]
         # the last right-singular vectors span what the periodic rows leave open
-        basis = torch.linalg.svd(periodic, full_matrices=True).Vh[len(periodic) :] if len(periodic) else torch.eye(3).to(cell)
+        basis = (
+            torch.linalg.svd(periodic, full_matrices=True).Vh[len(periodic) :]
+            if len(periodic)
+            else torch.eye(3).to(cell)
+        )
         rows[open_axes[index]] = basis
     lengths = completed.norm(dim=2).clamp_min(1e-300)
     unit_volume = torch.linalg.det(completed).abs() / lengths.prod(1)
@@ -102,7 +104,11 @@ def neighbor_list(
     periodic = pbc.tolist()
     search = NeighborList(cutoff=cutoff, full_list=True, sorted=True)
     center, neighbor, shift = search.compute(
-        points=pos.detach().double().numpy(), box=box[0].numpy(), periodic=periodic, quantities="ijS", copy=True
+        points=pos.detach().double().numpy(),
+        box=box[0].numpy(),
+        periodic=periodic,
+        quantities="ijS",
+        copy=True,
     )
     edge_index = torch.from_numpy(np.stack([neighbor, center]).astype(np.int64))
     return edge_index, torch.from_numpy(shift.astype(np.float64)).to(pos.dtype)
@@ -179,7 +185,13 @@ def _dense_pairs(
 
 
 def _within(
-    wrapped: Tensor, box: Tensor, node_graph: Tensor, center: Tensor, neighbor: Tensor, shift: Tensor, cutoff: float
+    wrapped: Tensor,
+    box: Tensor,
+    node_graph: Tensor,
+    center: Tensor,
+    neighbor: Tensor,
+    shift: Tensor,
+    cutoff: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Keep the candidates that are strictly shorter than the cutoff and not an atom paired with itself."""
     vector = wrapped[neighbor] - wrapped[center] + torch.einsum("ec,ecd->ed", shift, box[node_graph[center]])
@@ -194,10 +206,15 @@ def _binned_pairs(
     """Bins of the cutoff's width over the box around each structure, filled with its images; for large structures."""
     graphs = len(sizes)
     low = wrapped.new_full((graphs, 3), math.inf).scatter_reduce(0, node_graph[:, None].expand(-1, 3), wrapped, "amin")
-    high = wrapped.new_full((graphs, 3), -math.inf).scatter_reduce(0, node_graph[:, None].expand(-1, 3), wrapped, "amax")
+    high = wrapped.new_full((graphs, 3), -math.inf).scatter_reduce(
+        0, node_graph[:, None].expand(-1, 3), wrapped, "amax"
+    )
     copies = (2 * images + 1).prod(1)
-    require_memory(int((sizes * copies).sum()) * 100, f"cutoff {cutoff} Å: {int((sizes * copies).sum()):,} periodic images")
-    shift_graph, shifts = _all_shifts(images)
+    require_memory(
+        int((sizes * copies).sum()) * 100,
+        f"cutoff {cutoff} Å: {int((sizes * copies).sum()):,} periodic images",
+    )
+    _, shifts = _all_shifts(images)
     shift_first = copies.cumsum(0) - copies
     node, number = _enumerate(copies[node_graph])
     shift = shifts[shift_first[node_graph[node]] + number]

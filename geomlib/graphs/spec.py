@@ -59,7 +59,9 @@ class GraphSpec:
         for builder in self.builders:
             for name in builder.provides:
                 if name not in graph:
-                    raise SpecMismatch(f"the graph lacks '{name}', which {builder} makes: call net.spec.build(graph) first")
+                    raise SpecMismatch(
+                        f"the graph lacks '{name}', which {builder} makes: call net.spec.build(graph) first"
+                    )
 
     def find(self, kind: type[B]) -> B | None:
         """The builder of class `kind`, or None if the net needs none."""
@@ -81,7 +83,9 @@ class GraphSpec:
             arguments = dict(entry)
             kind = arguments.pop("kind", "")
             if kind not in BUILDERS:
-                raise FileFormatError(f"graph spec names the builder '{kind}', which is unknown{nearest(kind, BUILDERS)}")
+                raise FileFormatError(
+                    f"graph spec names the builder '{kind}', which is unknown{nearest(kind, BUILDERS)}"
+                )
             known = {row.name for row in fields(BUILDERS[kind])}
             if unknown := sorted(set(arguments) - known):
                 raise FileFormatError(f"graph spec builder '{kind}' has no argument {unknown}; it has {sorted(known)}")

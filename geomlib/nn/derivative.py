@@ -1,7 +1,8 @@
 """Forces, virial and stress of any energy net, from one derivative with respect to positions and strain."""
 
 import copy
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,18 @@ from torch import Tensor, nn
 from geomlib.data.graph import GraphData
 
 __all__ = ["Derivatives"]
+
+
+class _EnergyNet(Protocol):
+    """What `Derivatives` asks of the net that it wraps (a `geomlib.models.base.Net`, one layer up)."""
+
+    spec: Any
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def __call__(self, batch: GraphData) -> dict[str, Tensor]: ...
+
+    def fit_statistics(self, graphs: Iterable[GraphData]) -> None: ...
 
 
 class Derivatives(nn.Module):
@@ -26,8 +39,9 @@ class Derivatives(nn.Module):
     """
 
     name = "derivatives"
+    net: _EnergyNet
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: Any) -> None:
         super().__init__()
         self.net = net
 
@@ -39,14 +53,14 @@ class Derivatives(nn.Module):
     @property
     def inputs(self) -> tuple[str, ...]:
         """Fields that the wrapped net reads."""
-        return tuple(self.net.inputs)
+        return self.net.inputs
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Fields of the wrapped net and the derivatives."""
         return (*self.net.outputs, "forces", "virial", "stress")
 
-    def fit_statistics(self, graphs: Any) -> None:
+    def fit_statistics(self, graphs: Iterable[GraphData]) -> None:
         """Pass on to the wrapped net."""
         self.net.fit_statistics(graphs)
 

@@ -1,0 +1,1 @@
+"""Tasks: a net, its loss terms, metrics and optimizer as a LightningModule."""

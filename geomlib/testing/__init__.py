@@ -1,0 +1,1 @@
+"""Public checks that any net or calculator can inherit."""

@@ -1,0 +1,1 @@
+"""The Lightning command line, callbacks and schedules."""

@@ -1,0 +1,1 @@
+"""DPA3: line-graph potentials."""
