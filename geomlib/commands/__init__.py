@@ -1,1 +1,1 @@
-"""The verbs of the command line, one module each; only the standard library at import time."""
+"""The verbs of the command line, one module each; they import only the standard library until they run."""
