@@ -1,8 +1,9 @@
 """What every net offers to tasks, files and applications."""
 
-from collections.abc import Iterable
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 from geomlib.data.graph import GraphData
@@ -19,6 +20,7 @@ class Net(nn.Module):
         family_version: raised when parameters are renamed or a default changes numbers; see `geomlib.files.migrations`.
         inputs: fields that `forward` reads.
         outputs: fields that `forward` returns.
+        float64_buffers: buffers that keep float64 whatever precision the net is moved to.
 
     Attributes:
         config: constructor arguments, JSON-able; `type(net)(**net.config)` builds an equal net.
@@ -27,6 +29,7 @@ class Net(nn.Module):
 
     family: ClassVar[str]
     family_version: ClassVar[int] = 1
+    float64_buffers: ClassVar[tuple[str, ...]] = ()
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
 
@@ -43,3 +46,12 @@ class Net(nn.Module):
         Args:
             graphs: the training graphs, in the order of their store, without structure.
         """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        exact = {name: self._buffers[name] for name in self.float64_buffers}
+        super()._apply(fn, recurse)
+        for name, value in exact.items():
+            moved = self._buffers[name]
+            if value is not None and moved is not None and moved.dtype != torch.float64:
+                self._buffers[name] = value.to(moved.device)
+        return self

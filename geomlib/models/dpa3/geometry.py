@@ -1,0 +1,136 @@
+"""Geometry of a batch as DPA3 sees it: switched environment rows, bond angles, and who belongs to whom."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from geomlib.data.graph import GraphData
+from geomlib.nn.cutoff import SWITCHES
+
+__all__ = ["AngleGraph", "Geometry", "GeometryOptions", "build_geometry"]
+
+
+@dataclass(frozen=True)
+class GeometryOptions:
+    """Cutoffs and normalisations; see `DPA3`."""
+
+    cutoff: float
+    cutoff_smooth: float
+    angle_cutoff: float
+    angle_cutoff_smooth: float
+    switch: str
+    protection: float
+
+
+@dataclass
+class AngleGraph:
+    """Line graph of the short edges, in the numbering of those edges alone.
+
+    Attributes:
+        edges: the short edges, as positions among all edges.
+        center: centre atom of each short edge.
+        source: short edge ik of each angle.
+        target: short edge ij of each angle, ascending.
+        cosine: regularised cosine of each angle.
+        weight: product of the two angle switches.
+    """
+
+    edges: Int[Tensor, " short"]
+    center: Int[Tensor, " short"]
+    source: Int[Tensor, " angles"]
+    target: Int[Tensor, " angles"]
+    cosine: Float[Tensor, "angles 1"]
+    weight: Float[Tensor, "angles 1"]
+
+
+@dataclass
+class Geometry:
+    """Per-edge quantities.
+
+    Attributes:
+        nodes: number of atoms.
+        center: centre i of each edge.
+        neighbor: neighbour j of each edge.
+        length: r [Å].
+        weight: switch w.
+        radial: normalised first component of the environment row.
+        direction: w times the normalised vector part of the environment row.
+        angles: the line graph, or None for a net without angles.
+    """
+
+    nodes: int
+    center: Int[Tensor, " edges"]
+    neighbor: Int[Tensor, " edges"]
+    length: Float[Tensor, "edges 1"]
+    weight: Float[Tensor, "edges 1"]
+    radial: Float[Tensor, "edges 1"]
+    direction: Float[Tensor, "edges 3"]
+    angles: AngleGraph | None
+
+
+def build_geometry(
+    batch: GraphData,
+    types: Int[Tensor, " nodes"],
+    mean: Float[Tensor, "elements 4"],
+    stddev: Float[Tensor, "elements 4"],
+    excluded: Tensor | None,
+    options: GeometryOptions,
+) -> Geometry:
+    """Evaluate the geometry of a batch in the precision of `stddev`.
+
+    Vectors are formed in the precision of the positions and cast afterwards.
+
+    Args:
+        batch: with edges and, for angles, `line_index`.
+        types: type index of each atom.
+        mean: subtracted from environment rows, by the type of the centre; its vector part must be zero.
+        stddev: divides environment rows, by the type of the centre.
+        excluded: `[elements, elements]`, true where the pair does not interact; None for none. Excluded pairs have
+            been counted by the neighbour selection already, as in the reference.
+        options: cutoffs and switch.
+    """
+    neighbor, center = batch.edge_index
+    vectors = batch.edge_vectors().to(stddev.dtype)
+    line = batch.line_index if "line_index" in batch else None
+    if excluded is not None:
+        keep = ~excluded[types[center], types[neighbor]]
+        if line is not None:
+            renumber = keep.cumsum(0) - 1
+            line = renumber[line[:, keep[line].all(0)]]
+        neighbor, center, vectors = neighbor[keep], center[keep], vectors[keep]
+    length = vectors.norm(dim=1, keepdim=True)
+    switch = SWITCHES[options.switch]
+    weight = switch(length, options.cutoff_smooth, options.cutoff)
+    center_type = types.index_select(0, center)
+    shift, scale = mean.index_select(0, center_type), stddev.index_select(0, center_type)
+    inverse = 1.0 / (length + options.protection)
+    row = (weight * torch.cat([inverse, vectors * inverse.square()], dim=1) - shift) / scale
+    angles = None
+    if line is not None:
+        angles = _angle_graph(vectors, length, center, line, options)
+    return Geometry(
+        nodes=len(types),
+        center=center,
+        neighbor=neighbor,
+        length=length,
+        weight=weight,
+        radial=row[:, :1],
+        direction=weight * row[:, 1:],
+        angles=angles,
+    )
+
+
+def _angle_graph(vectors: Tensor, length: Tensor, center: Tensor, line: Tensor, options: GeometryOptions) -> AngleGraph:
+    # every short edge is its own partner once (k = j), so row 1 holds all of them
+    short = torch.zeros(len(vectors), dtype=torch.bool, device=vectors.device).index_fill_(0, line[1], True)
+    edges = short.nonzero().squeeze(1)
+    numbering = short.cumsum(0) - 1
+    source, target = numbering.index_select(0, line[0]), numbering.index_select(0, line[1])
+    short_length = length.index_select(0, edges)
+    unit = vectors.index_select(0, edges) / (short_length + 1e-6)
+    switch = SWITCHES[options.switch](short_length, options.angle_cutoff_smooth, options.angle_cutoff)
+    cosine = (unit.index_select(0, source) * unit.index_select(0, target)).sum(1, keepdim=True) * (1.0 - 1e-6)
+    weight = switch.index_select(0, source) * switch.index_select(0, target)
+    return AngleGraph(edges, center.index_select(0, edges), source, target, cosine, weight)

@@ -1,0 +1,153 @@
+"""Activation functions by name, with fused first and second derivatives where networks of potentials need them."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from geomlib.errors import ConfigError, nearest
+
+__all__ = ["Activation", "silut"]
+
+
+class _Tail:
+    """Constants of the bounded tail of silut: tanh(slope·(x − threshold)) + offset for x ≥ threshold."""
+
+    __slots__ = ("offset", "slope", "threshold")
+
+    def __init__(self, threshold: float) -> None:
+        gate = 1.0 / (1.0 + math.exp(-threshold)) if threshold > -700 else 0.0
+        self.threshold = threshold
+        self.offset = threshold * gate if math.isfinite(threshold) else 0.0
+        self.slope = gate + threshold * gate * (1.0 - gate) if math.isfinite(threshold) else 0.0
+
+    def mask(self, x: Tensor) -> Tensor | None:
+        """Where the tail applies; None if nowhere, which on the CPU is worth one look."""
+        if not math.isfinite(self.threshold):
+            return None
+        if x.device.type == "cpu" and (x.numel() == 0 or bool(x.max() < self.threshold)):
+            return None
+        return x >= self.threshold
+
+    def bent(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.slope * (x - self.threshold))
+
+
+class _Silut(torch.autograd.Function):
+    """silut with one saved tensor; its derivative is an operation of its own, so that forces can be trained on.
+
+    Autograd's own second derivative of silu records six elementwise operations with their inputs; here the first
+    derivative is one fused kernel that saves two tensors.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, tail: _Tail) -> Tensor:
+        value = functional.silu(x)
+        mask = tail.mask(x)
+        return value if mask is None else torch.where(mask, tail.bent(x) + tail.offset, value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.tail = inputs[1]
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return _SilutSlope.apply(grad, x, ctx.tail), None
+
+
+class _SilutSlope(torch.autograd.Function):
+    """grad · silut'(x)."""
+
+    @staticmethod
+    def forward(grad: Tensor, x: Tensor, tail: _Tail) -> Tensor:
+        value = torch.ops.aten.silu_backward(grad, x)
+        mask = tail.mask(x)
+        return value if mask is None else torch.where(mask, grad * tail.slope * (1.0 - tail.bent(x).square()), value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        grad, x, ctx.tail = inputs
+        ctx.save_for_backward(grad, x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        slope_grad, x = ctx.saved_tensors
+        by_grad = _SilutSlope.apply(grad, x, ctx.tail) if ctx.needs_input_grad[0] else None
+        by_x = grad * slope_grad * _curvature(x, ctx.tail) if ctx.needs_input_grad[1] else None
+        return by_grad, by_x, None
+
+
+def _curvature(x: Tensor, tail: _Tail) -> Tensor:
+    """silut''(x)."""
+    gate = torch.sigmoid(x)
+    value = gate * (1.0 - gate) * (2.0 + x * (1.0 - 2.0 * gate))
+    mask = tail.mask(x)
+    if mask is None:
+        return value
+    bent = tail.bent(x)
+    return torch.where(mask, -2.0 * tail.slope**2 * bent * (1.0 - bent.square()), value)
+
+
+def silut(threshold: float = math.inf) -> Callable[[Tensor], Tensor]:
+    """silu(x) below `threshold`, a bounded tanh tail of the same value and slope above; plain silu if infinite.
+
+    y = x·s(x) for x < T, otherwise tanh(k(x − T)) + T·s(T) with k = s(T) + T·s(T)(1 − s(T)) and s the sigmoid.
+
+    Source: the activation `silut` (`custom_silu`) of deepmd-kit.
+    """
+    tail = _Tail(threshold)
+    return lambda x: _Silut.apply(x, tail)
+
+
+_PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "gelu": lambda x: functional.gelu(x, approximate="tanh"),
+    "relu": functional.relu,
+    "relu6": functional.relu6,
+    "softplus": functional.softplus,
+    "sigmoid": torch.sigmoid,
+    "linear": lambda x: x,
+    "none": lambda x: x,
+}
+_NAMES = ("silu", "silut", "custom_silu", *_PLAIN)
+
+
+class Activation(nn.Module):
+    """Activation function by name.
+
+    Args:
+        name: `silu`, `silut:T` (alias `custom_silu:T`, T = 3 if left out), `tanh`, `gelu` (tanh form), `relu`,
+            `relu6`, `softplus`, `sigmoid`, `linear` or `none`.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        kind, _, parameter = name.lower().partition(":")
+        if kind == "silu":
+            self.function = silut()
+        elif kind in ("silut", "custom_silu"):
+            try:
+                self.function = silut(float(parameter or 3.0))
+            except ValueError:
+                raise ConfigError(f"activation '{name}': '{parameter}' is no number; write e.g. 'silut:10'") from None
+        elif kind in _PLAIN and not parameter:
+            self.function = _PLAIN[kind]
+        else:
+            raise ConfigError(f"activation '{name}' is unknown{nearest(kind, _NAMES)}; known: {', '.join(_NAMES)}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply it elementwise."""
+        return self.function(x)
+
+    def extra_repr(self) -> str:
+        """Name, for printing."""
+        return self.name
