@@ -78,19 +78,19 @@ class _SilutSlope(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         slope_grad, x = ctx.saved_tensors
         by_grad = _SilutSlope.apply(grad, x, ctx.tail) if ctx.needs_input_grad[0] else None
-        by_x = grad * slope_grad * _curvature(x, ctx.tail) if ctx.needs_input_grad[1] else None
+        by_x = _curve(grad * slope_grad, x, ctx.tail) if ctx.needs_input_grad[1] else None
         return by_grad, by_x, None
 
 
-def _curvature(x: Tensor, tail: _Tail) -> Tensor:
-    """silut''(x)."""
+def _curve(grad: Tensor, x: Tensor, tail: _Tail) -> Tensor:
+    """grad · silut''(x), with silu'' = s(1 − s)(2 + x(1 − 2s))."""
     gate = torch.sigmoid(x)
-    value = gate * (1.0 - gate) * (2.0 + x * (1.0 - 2.0 * gate))
+    value = torch.ops.aten.sigmoid_backward(grad, gate) * torch.addcmul(x + 2.0, x, gate, value=-2.0)
     mask = tail.mask(x)
     if mask is None:
         return value
     bent = tail.bent(x)
-    return torch.where(mask, -2.0 * tail.slope**2 * bent * (1.0 - bent.square()), value)
+    return torch.where(mask, grad * (-2.0 * tail.slope**2) * bent * (1.0 - bent.square()), value)
 
 
 def silut(threshold: float = math.inf) -> Callable[[Tensor], Tensor]:
