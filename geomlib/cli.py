@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import NoReturn, TextIO
 
 from geomlib import __version__
+from geomlib.allocator import keep_freed_memory
 from geomlib.errors import GeomlibError, GeomlibWarning, nearest
 
 __all__ = ["VERBS", "CommandParser", "Verb", "command_parser", "main"]
@@ -207,6 +208,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the words after `geomlib`; those of the process if not given.
     """
+    if argv is None:  # a process of its own, not a call from a program
+        keep_freed_memory()
     try:
         return _carry_out(_parse(sys.argv[1:] if argv is None else list(argv)))
     except SystemExit as leave:  # argparse leaves this way, also after --help and --version

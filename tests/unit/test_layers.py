@@ -21,6 +21,7 @@ PACKAGE = Path(geomlib.__file__).parent
 BASE = {"errors", "units"}
 MAY_IMPORT = {
     "errors": set(),
+    "allocator": set(),
     "units": {"errors"},
     "data": BASE,
     "graphs": BASE | {"data"},
@@ -32,7 +33,7 @@ MAY_IMPORT = {
     "apply": BASE | {"data", "graphs", "nn", "models", "files"},
     "testing": BASE | {"data", "graphs", "nn", "models", "files", "apply"},
     "commands": BASE | {"data", "graphs", "nn", "models", "files", "tasks", "training", "apply"},
-    "cli": {"errors"},
+    "cli": {"errors", "allocator"},
     "__main__": {"cli"},
     "__init__": set(),
 }
