@@ -1,1 +1,1 @@
-"""Model files, checkpoints, and files of other packages."""
+"""Model files, checkpoints and imports from other packages; nothing in a file is ever executed."""

@@ -1,0 +1,141 @@
+"""`geomlib model`: look at model files, check them, and bring in models of other packages."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geomlib.errors import DataError
+
+if TYPE_CHECKING:
+    from geomlib.data.graph import GraphData
+    from geomlib.files.manifest import AnyNet
+
+__all__ = ["configure", "run"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `geomlib model`."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    info = actions.add_parser("info", help="what a model file says about itself")
+    info.add_argument("file", metavar="FILE", help="a model file (.safetensors) or a checkpoint (.ckpt)")
+    importing = actions.add_parser("import", help="make a model file of a DPA3 model of deepmd-kit")
+    importing.add_argument("source", metavar="SRC", help="a .dp, .yaml or training .pt file")
+    importing.add_argument("target", metavar="DST", help="the model file to write (.safetensors)")
+    importing.add_argument("--head", help="which head of a multi-task checkpoint")
+    importing.add_argument(
+        "--dtype", choices=("float32", "float64"), help="precision to store; that of SRC if not given"
+    )
+    verify = actions.add_parser("verify", help="load a model file strictly and run it once")
+    verify.add_argument("file", metavar="FILE", help="a model file (.safetensors) or a checkpoint (.ckpt)")
+    for action in (info, importing, verify):
+        action.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out `geomlib model`."""
+    return {"info": _info, "import": _import, "verify": _verify}[args.action](args)
+
+
+def _info(args: argparse.Namespace) -> int:
+    manifest = _manifest(args.file)
+    print(json.dumps(manifest, ensure_ascii=False) if args.json else "\n".join(_describe(args.file, manifest)))
+    return 0
+
+
+def _manifest(file: str) -> dict[str, Any]:
+    if Path(file).suffix == ".ckpt":
+        from geomlib.files.checkpoint import checkpoint_manifest
+
+        return checkpoint_manifest(file)
+    from geomlib.files.header import read_manifest
+
+    return read_manifest(file)
+
+
+def _describe(file: str, manifest: dict[str, Any]) -> list[str]:
+    rows = {
+        "family": f"{manifest['family']} (version {manifest['family_version']})",
+        "elements": " ".join(manifest.get("elements") or []),
+        "parameters": f"{manifest.get('parameters', 0):,} in {manifest.get('dtype', 'unknown precision')}",
+    }
+    for builder in manifest["spec"].get("builders", []):
+        settings = ((key, value) for key, value in builder.items() if key != "kind")
+        rows[str(builder.get("kind"))] = ", ".join(
+            f"{key.replace('_', ' ')} {value}{' Å' if 'cutoff' in key else ''}" for key, value in settings
+        )
+    outputs = manifest.get("outputs", {})
+    rows["outputs"] = ", ".join(f"{name} [{row['unit'] or '1'} per {row['level']}]" for name, row in outputs.items())
+    for key in ("trained_on", "metrics", "source"):
+        rows[key.replace("_", " ")] = ", ".join(f"{name} {value}" for name, value in (manifest.get(key) or {}).items())
+    for key in ("licence", "citation", "created"):
+        rows[key] = str(manifest.get(key) or "")
+    rows["made with"] = ", ".join(f"{name} {number}" for name, number in manifest.get("versions", {}).items())
+    width = max(map(len, rows))
+    return [file, *(f"  {name:<{width}}  {text}" for name, text in rows.items() if text)]
+
+
+def _import(args: argparse.Namespace) -> int:
+    from geomlib.files.deepmd import build_deepmd, read_deepmd
+    from geomlib.files.modelfile import save
+
+    model = read_deepmd(args.source, args.head)
+    net = build_deepmd(model, args.dtype)
+    file = save(net, args.target, source=model.source)
+    manifest = _manifest(str(file))
+    if args.json:
+        print(json.dumps({"file": str(file), "manifest": manifest}, ensure_ascii=False))
+        return 0
+    print("\n".join(_describe(str(file), manifest)))
+    print(f"next: geomlib model verify {file}")
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    import torch
+
+    from geomlib.files.modelfile import load
+
+    net = load(args.file)
+    for name, value in net.state_dict().items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise DataError(f"{args.file}: the weights '{name}' are not all finite")
+    checked = ["header and checksum", "every tensor fits the net", "all weights finite"]
+    graph = _tiny_structure(net)
+    if graph is not None:
+        for name, value in net(net.spec.build(graph)).items():
+            if not bool(torch.isfinite(value).all()):
+                raise DataError(f"{args.file}: '{name}' of a small structure is not finite")
+        checked.append(f"finite outputs for a chain of {graph.num_nodes} atoms")
+    if args.json:
+        print(json.dumps({"file": args.file, "ok": True, "checked": checked}))
+    else:
+        print("\n".join([f"{args.file}: good", *(f"  {line}" for line in checked)]))
+    return 0
+
+
+def _tiny_structure(net: "AnyNet") -> "GraphData | None":
+    """A zigzag chain with one atom of each element, two at least; None for nets that are not about elements."""
+    import torch
+
+    from geomlib.data.elements import atomic_numbers
+    from geomlib.data.graph import GraphData
+    from geomlib.files.manifest import bare_net
+
+    config = bare_net(net)[0].config
+    numbers = atomic_numbers(config.get("elements") or [])
+    if not numbers:
+        return None
+    numbers = numbers if len(numbers) > 1 else 2 * numbers
+    count = len(numbers)
+    step = torch.arange(count, dtype=torch.float64)
+    graph = GraphData(
+        pos=torch.stack([1.3 * step, 0.8 * (step % 2), 0.1 * step.sin()], dim=1),
+        atomic_number=torch.tensor(numbers),
+    )
+    if config.get("charge_spin_embedding"):
+        graph.charge, graph.spin_multiplicity = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64)
+    for name, items in (("frame_parameters", 1), ("atom_parameters", count)):
+        if config.get(name):
+            graph[name] = torch.zeros(items, config[name], dtype=torch.float64)
+    return graph
