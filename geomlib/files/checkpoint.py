@@ -3,7 +3,9 @@
 import os
 import pickle
 import re
+import struct
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from geomlib.files.construct import build_net, place
 from geomlib.files.header import METADATA_KEY, check_schema, existing_file
 from geomlib.files.manifest import AnyNet
 
-__all__ = ["checkpoint_manifest", "is_checkpoint", "load_checkpoint_net", "read_checkpoint"]
+__all__ = ["archive_members", "checkpoint_manifest", "is_checkpoint", "load_checkpoint_net", "read_checkpoint"]
 
 _PREFIX = "net."
 
@@ -34,12 +36,22 @@ _UNPICKLING_ERRORS = (
     AssertionError,
     ImportError,
     OverflowError,
+    struct.error,
 )
 
 
 def is_checkpoint(path: Path) -> bool:
     """Whether the name says that this is a checkpoint."""
     return path.suffix == ".ckpt"
+
+
+def archive_members(file: Path) -> set[str]:
+    """Names in a zip archive, without the folder that holds them all; nothing if it is no (whole) archive."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return {name.split("/", 1)[-1] for name in archive.namelist()}
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error):
+        return set()
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -49,10 +61,12 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         FileFormatError: no checkpoint, a damaged one, or one that asks for anything else to be loaded or called.
     """
     file = existing_file(path)
+    if "constants.pkl" in archive_members(file):
+        raise FileFormatError(f"{file}: is a TorchScript archive, which holds code, and is not opened")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), file.open("rb") as stream:  # by name, torch picks a reader by the ending
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            content = torch.load(stream, map_location="cpu", weights_only=True)
     except _UNPICKLING_ERRORS as error:
         raise FileFormatError(f"{file}: {_reason(error)}") from None
     if not isinstance(content, dict):
@@ -125,8 +139,6 @@ def _reason(error: Exception) -> str:
         return (
             f"is a pickle that asks to load or call '{found[1]}' and is not opened; only tensors and plain values are"
         )
-    if "TorchScript" in text or "torch.jit" in text:
-        return "is a TorchScript archive, which holds code, and is not opened"
     if isinstance(error, pickle.UnpicklingError):
         return "is a pickle that holds more than tensors and plain values, or a damaged one, and is not opened"
     return "is not a checkpoint, or is truncated or damaged, and is not opened"

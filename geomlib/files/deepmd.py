@@ -7,7 +7,6 @@ file is executed; every array must be used exactly once and every option underst
 import hashlib
 import os
 import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from geomlib.errors import ConfigError, FileFormatError, GeomlibError, GeomlibWarning, nearest
-from geomlib.files.checkpoint import read_checkpoint
+from geomlib.files.checkpoint import archive_members, read_checkpoint
 from geomlib.files.construct import parse_dtype
 from geomlib.files.deepmd_options import net_options
 from geomlib.files.deepmd_tree import array_names, read_dp, read_yaml
@@ -186,10 +185,7 @@ def _without_repeats(arrays: dict[str, Tensor], where: str) -> dict[str, Tensor]
 
 
 def _refuse_frozen(file: Path) -> None:
-    if not zipfile.is_zipfile(file):
-        return
-    with zipfile.ZipFile(file) as archive:
-        names = [name.split("/", 1)[-1] for name in archive.namelist()]
+    names = archive_members(file)
     if any("aotinductor" in name or name.endswith((".so", ".cubin")) for name in names):
         raise FileFormatError(f"{file}: is a compiled model (AOTInductor), which can't be imported; {_ADVICE}")
     if any(name == "constants.pkl" or name.startswith("code/") for name in names):
