@@ -210,7 +210,7 @@ def tree_of(net):
         descriptor["spin_embedding"] = embedding(net.spin_embedding.linear)
         descriptor["mix_cs_mlp"] = layer(net.charge_spin_mix)
     layers = [layer(linear, fitting.timesteps.get(str(k))) for k, linear in enumerate(fitting.layers)]
-    # the energy of the elements is the sum of two arrays
+    # the energy of the elements is the sum of two arrays; halves add up without rounding
     bias = array(net.energy_bias)
     return {
         "software": "deepmd-kit",
@@ -226,7 +226,7 @@ def tree_of(net):
             "pair_exclude_types": [],
             "rcond": None,
             "preset_out_bias": None,
-            "@variables": {"out_bias": (bias - 0.25)[None, :, None], "out_std": np.ones((1, len(bias), 1))},
+            "@variables": {"out_bias": 0.5 * bias[None, :, None], "out_std": np.ones((1, len(bias), 1))},
             "descriptor": descriptor,
             "fitting": {
                 "@class": "Fitting",
@@ -236,7 +236,7 @@ def tree_of(net):
                 "nets": {"@class": "NetworkCollection", "networks": [{"@class": "FittingNetwork", "layers": layers}]},
                 "exclude_types": [],
                 "@variables": {
-                    "bias_atom_e": np.full((len(bias), 1), 0.25),
+                    "bias_atom_e": 0.5 * bias[:, None],
                     "case_embd": optional(fitting.dataset_code),
                     "fparam_avg": optional(fitting.frame_mean),
                     "fparam_inv_std": optional(fitting.frame_inv_std),
