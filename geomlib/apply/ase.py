@@ -1,0 +1,289 @@
+"""A trained net as an ASE calculator, one structure at a time or many at once."""
+
+import copy
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator as AseCalculator
+from ase.calculators.calculator import PropertyNotImplementedError, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+from torch import Tensor
+
+from geomlib.apply.verlet import VerletList
+from geomlib.data.atoms import from_atoms
+from geomlib.data.elements import SYMBOLS
+from geomlib.data.graph import GraphData, collate
+from geomlib.errors import ConfigError, DataError, UnknownElement
+from geomlib.files.construct import place
+from geomlib.files.manifest import AnyNet
+from geomlib.files.modelfile import load
+from geomlib.graphs.radius import RadiusEdges
+from geomlib.graphs.spec import GraphSpec
+from geomlib.nn.derivative import Derivatives
+
+__all__ = ["Calculator"]
+
+Model: TypeAlias = str | os.PathLike[str] | AnyNet
+
+
+class Calculator(AseCalculator):
+    """ASE calculator of a geomlib potential, or of several as a committee.
+
+    One evaluation gives all properties, and they are kept until the structure changes. Total charge and spin
+    multiplicity are read from `atoms.info["charge"]` and `atoms.info["spin"]`. Nothing outside the calculator is
+    touched: no default dtype, thread count or random state.
+
+    Several models make a committee: energies, forces and stress are means, and `energy_std`, `forces_std`,
+    `stress_std` (standard deviations over the members, divided by their number) tell how far they disagree.
+
+    Args:
+        model: path of a model file, a net, or several of them that need the same graph. A net is copied, so training
+            it on does not change the calculator.
+        device: e.g. `"cuda"`; where the file or net says if not given.
+        dtype: `"float32"`, `"float64"` or a torch dtype; the precision of the file or net if not given.
+        skin: extra radius of the neighbour list [Å]; a list is used until atoms have moved by half of it. 0 makes a
+            new list at every step. Results do not depend on it.
+
+    Properties: energy, free_energy (the same) [eV], energies [eV], forces [eV/Å], stress [eV/Å³, Voigt: xx yy zz yz
+    xz xy]. Stress exists where there is a volume and a periodic direction.
+
+    Raises:
+        ConfigError: no model, one without an energy, or a committee whose members need different graphs.
+    """
+
+    implemented_properties = [  # noqa: RUF012 - ASE's own protocol
+        "energy",
+        "free_energy",
+        "energies",
+        "forces",
+        "stress",
+    ]
+
+    def __init__(
+        self,
+        model: Model | Sequence[Model],
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        skin: float = 0.5,
+    ) -> None:
+        super().__init__()
+        models = list(model) if isinstance(model, Sequence) and not isinstance(model, str) else [model]
+        self.nets = [_ready(member, device, dtype) for member in models]
+        self.spec = _common_spec(self.nets)
+        self.elements = _common_elements(self.nets)
+        self.device = _device(self.nets[0])
+        edges = self.spec.find(RadiusEdges)
+        self.neighbors = VerletList(edges, skin) if edges is not None else None
+        if len(self.nets) > 1:
+            self.implemented_properties = [*self.implemented_properties, "energy_std", "forces_std", "stress_std"]
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What has changed since the last evaluation; besides what ASE looks at, charge and spin."""
+        changes = list(super().check_state(atoms, tol))
+        last = None if self.atoms is None else self.atoms.info
+        if last is not None and any(last.get(key) != atoms.info.get(key) for key in ("charge", "spin")):
+            changes.append("info")
+        return changes
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Evaluate all properties of `atoms` (ASE calls this).
+
+        Raises:
+            DataError: positions that are not finite, or a prediction that is not.
+            UnknownElement: an element that the net was not built for.
+            PropertyNotImplementedError: stress of a structure that has none.
+        """
+        super().calculate(atoms, list(properties), list(system_changes))
+        structure = self.atoms if atoms is None else atoms
+        if structure is None:
+            raise DataError("the calculator has no structure yet: pass atoms")
+        if "stress" in properties and not _has_stress(structure):
+            raise PropertyNotImplementedError(
+                f"stress needs a periodic direction and a cell with a volume; {structure.get_chemical_formula()} has "
+                f"pbc {structure.pbc.tolist()} and a cell volume of {abs(structure.cell.volume):.6g} Å³"
+            )
+        graph = self._graph(structure)
+        for builder in self.spec.builders:
+            if isinstance(builder, RadiusEdges) and self.neighbors is not None:
+                self.neighbors.update(graph)
+            else:
+                builder.build(graph)
+        (self.results,) = self._predict(graph, [structure])
+
+    def evaluate(self, structures: Iterable[Atoms], max_atoms: int = 256) -> list[dict[str, Any]]:
+        """Properties of many structures, several at a time.
+
+        Args:
+            structures: any number; need not be alike.
+            max_atoms: a batch holds at most so many atoms (but at least one structure).
+
+        Returns:
+            For each structure what `calculate` puts into `results`; `stress` is absent where there is none.
+
+        Raises:
+            DataError: as `calculate`; the message names the structure by its position.
+            UnknownElement: as `calculate`.
+        """
+        results: list[dict[str, Any]] = []
+        for batch in _batches(structures, max_atoms):
+            first = len(results)
+            graphs = [self._graph(atoms, f"structure {first + k}") for k, atoms in enumerate(batch)]
+            if self.device.type == "cpu":  # one search for each is fastest here
+                graph = collate([self.spec.prepare(graph) for graph in graphs])
+            else:
+                graph = self.spec.prepare(collate(graphs))
+            results += self._predict(self.spec.complete(graph), batch, first)
+        return results
+
+    def _graph(self, atoms: Atoms, name: str = "structure") -> GraphData:
+        """The structure as the nets want it, without edges.
+
+        Raises:
+            DataError: no atoms, or positions that are not finite.
+            UnknownElement: an element that the nets were not built for.
+        """
+        if len(atoms) == 0:
+            raise DataError(f"{name} has no atoms")
+        finite = np.isfinite(atoms.positions).all(1)
+        if not finite.all():
+            bad = int(np.flatnonzero(~finite)[0])
+            raise DataError(
+                f"{name}: the position of atom {bad} ({atoms.symbols[bad]}) is {atoms.positions[bad].tolist()}; "
+                "expected finite numbers (has a simulation become unstable?)"
+            )
+        if self.elements is not None:
+            unknown = sorted({SYMBOLS[number] for number in set(atoms.numbers.tolist())} - set(self.elements))
+            if unknown:
+                raise UnknownElement(
+                    f"{name} ({atoms.get_chemical_formula()}) contains {', '.join(unknown)}, which the model was not "
+                    f"made for; it knows {', '.join(self.elements)}"
+                )
+        graph = from_atoms(atoms, fields=(), where=name)
+        return graph if self.device.type == "cpu" else graph.to(self.device)
+
+    def _predict(self, batch: GraphData, structures: Sequence[Atoms], first: int = 0) -> list[dict[str, Any]]:
+        """Results of each structure of a batch that holds all structure fields."""
+        outputs = [_host(net(batch)) for net in self.nets]
+        sizes = [len(atoms) for atoms in structures]
+        ends = np.cumsum(sizes)
+        results = []
+        for position, atoms in enumerate(structures):
+            nodes = slice(int(ends[position]) - sizes[position], int(ends[position]))
+            members = [_properties(output, position, nodes, atoms) for output in outputs]
+            for member in members:
+                _require_finite(member, atoms, first + position)
+            results.append(members[0] if len(members) == 1 else _mean_and_spread(members))
+        return results
+
+
+def _ready(model: Model, device: str | torch.device | None, dtype: str | torch.dtype | None) -> AnyNet:
+    """A net in evaluation mode, with derivatives, that is nobody else's."""
+    if isinstance(model, torch.nn.Module):
+        net = place(copy.deepcopy(model), device, dtype)
+    else:
+        net = load(model, device=device, dtype=dtype)
+    if "energy" not in net.outputs:
+        raise ConfigError(f"{_name(model)} predicts {list(net.outputs)}; a calculator needs 'energy'")
+    if "forces" not in net.outputs:
+        net = Derivatives(net)
+    return net.eval().requires_grad_(False)
+
+
+def _name(model: Model) -> str:
+    return type(model).__name__ if isinstance(model, torch.nn.Module) else os.fspath(model)
+
+
+def _core(net: AnyNet) -> Any:
+    """The net itself, without `Derivatives` around it."""
+    return net.net if isinstance(net, Derivatives) else net
+
+
+def _device(net: AnyNet) -> torch.device:
+    tensor = next((value for values in (net.parameters(), net.buffers()) for value in values), None)
+    return torch.device("cpu") if tensor is None else tensor.device
+
+
+def _common_spec(nets: Sequence[AnyNet]) -> GraphSpec:
+    if not nets:
+        raise ConfigError("a calculator needs at least one model")
+    specs: list[GraphSpec] = [_core(net).spec for net in nets]
+    for position, spec in enumerate(specs):
+        if spec != specs[0]:
+            raise ConfigError(
+                f"members of a committee must need the same graph, but model {position} has {spec} and model 0 "
+                f"{specs[0]}"
+            )
+    return specs[0]
+
+
+def _common_elements(nets: Sequence[AnyNet]) -> list[str] | None:
+    """Elements that all nets know, in the order of the first; None if a net does not say."""
+    known = [getattr(_core(net), "elements", None) for net in nets]
+    if known[0] is None:
+        return None
+    return [symbol for symbol in known[0] if all(symbol in others for others in known if others is not None)]
+
+
+def _has_stress(atoms: Atoms) -> bool:
+    return bool(atoms.pbc.any() and abs(atoms.cell.volume) > 0)
+
+
+def _batches(structures: Iterable[Atoms], max_atoms: int) -> Iterator[list[Atoms]]:
+    batch: list[Atoms] = []
+    count = 0
+    for atoms in structures:
+        if batch and count + len(atoms) > max_atoms:
+            yield batch
+            batch, count = [], 0
+        batch.append(atoms)
+        count += len(atoms)
+    if batch:
+        yield batch
+
+
+def _host(output: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    names = ("energy", "atom_energy", "forces", "virial")
+    return {name: output[name].double().cpu().numpy() for name in names if name in output}
+
+
+def _properties(output: dict[str, np.ndarray], position: int, nodes: slice, atoms: Atoms) -> dict[str, Any]:
+    """ASE's properties of one structure of a batch."""
+    energy = float(output["energy"][position])
+    results = {"energy": energy, "free_energy": energy, "forces": output["forces"][nodes].copy()}
+    if "atom_energy" in output:
+        results["energies"] = output["atom_energy"][nodes].copy()
+    if "virial" in output and _has_stress(atoms):
+        results["stress"] = full_3x3_to_voigt_6_stress(-output["virial"][position] / abs(atoms.cell.volume))
+    return results
+
+
+def _require_finite(results: dict[str, Any], atoms: Atoms, position: int) -> None:
+    finite = np.isfinite(results["forces"]).all(1)
+    if finite.all() and np.isfinite(results["energy"]):
+        return
+    where = "" if finite.all() else f" at atom {int(np.flatnonzero(~finite)[0])}"
+    raise DataError(
+        f"the model predicts energies or forces that are not finite{where} of structure {position} "
+        f"({atoms.get_chemical_formula()}): atoms may lie on each other, or the model file is damaged"
+    )
+
+
+def _mean_and_spread(members: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    results: dict[str, Any] = {}
+    for name in members[0]:
+        values = np.stack([member[name] for member in members])
+        mean = values.mean(0)
+        results[name] = mean if isinstance(members[0][name], np.ndarray) else float(mean)
+        if name in ("energy", "forces", "stress"):
+            spread = values.std(0)
+            results[f"{name}_std"] = spread if isinstance(members[0][name], np.ndarray) else float(spread)
+    return results
