@@ -1,0 +1,141 @@
+"""Write the golden files that the current version of each family lacks.
+
+A golden file is a tiny net of random weights with inputs and the outputs it gave when it was written. It is kept for
+ever: later versions must load it and predict the same (`tests/golden`). Existing files are never changed.
+
+    python scripts/maintenance/make_golden.py
+"""
+
+import argparse
+import hashlib
+import inspect
+import json
+import math
+from pathlib import Path
+
+import torch
+
+from geomlib.data.elements import atomic_numbers
+from geomlib.data.graph import GraphData
+from geomlib.files.manifest import manifest_of
+from geomlib.files.modelfile import load, save
+from geomlib.models import DPA3
+
+FOLDER = Path(__file__).parents[2] / "tests" / "golden"
+INDEX = FOLDER / "index.json"
+SMALL = {"node_dim": 12, "edge_dim": 8, "angle_dim": 4, "layers": 2, "fitting_layers": [12, 12], "precision": "float64"}
+MAX_BYTES = 60_000
+
+NETS = {
+    "dpa3": {
+        "dynamic": lambda: DPA3(["O", "H"], **SMALL),
+        "fixed": lambda: DPA3(
+            ["H", "C", "O"],
+            **SMALL,
+            selection="fixed",
+            max_neighbors=10,
+            max_angle_neighbors=6,
+            switch="quintic",
+            smooth_edge_update=False,
+            edge_init="inverse_distance",
+            update_style="average",
+            edge_messages=2,
+            angle_compression=2,
+            angle_edge_compression=1,
+            split_compression=False,
+            activation="silu",
+            fitting_activation="tanh",
+            fitting_timestep=False,
+            excluded_pairs=[["C", "H"]],
+        ),
+        "charged": lambda: DPA3(
+            ["H", "O"],
+            **{**SMALL, "node_dim": 6, "edge_dim": 6},
+            update_order="sequential",
+            residual_init="normal",
+            type_embedding="electron_configuration",
+            type_embedding_bias=True,
+            concat_type_embedding=True,
+            charge_spin_embedding=True,
+            default_charge_spin=[0, 1],
+            dataset_encoding=2,
+        ),
+    }
+}
+"""Family → name of the file → a fresh net."""
+
+
+def randomise(net: torch.nn.Module, generator: torch.Generator) -> None:
+    """Give every parameter and stored buffer a random value (the statistics a positive one)."""
+    with torch.no_grad():
+        for name, value in net.state_dict().items():
+            draw = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+            scale = 1.0 / math.sqrt(value.shape[-1]) if value.ndim == 2 else 0.3
+            value.copy_(0.3 + 0.05 * draw.abs() if name == "environment_stddev" else scale * draw)
+        net.environment_mean.zero_()
+
+
+def structures(elements: list[str], generator: torch.Generator) -> list[GraphData]:
+    """A molecule, a skewed periodic cell and a slab."""
+    numbers = torch.tensor(atomic_numbers([elements[k % len(elements)] for k in range(5)]))
+    grid = torch.tensor([[0.0, 0, 0], [1.1, 0.2, 0], [0.3, 1.2, 0.1], [0.1, 0.4, 1.3], [1.2, 1.3, 1.1]]).double()
+    graphs = []
+    for size, pbc in ((0.0, [False] * 3), (3.6, [True] * 3), (4.1, [True, True, False])):
+        pos = grid + 0.1 * torch.randn(5, 3, generator=generator, dtype=torch.float64)
+        cell = size * torch.tensor([[[1.0, 0, 0], [0.2, 1, 0], [0.1, -0.1, 1]]]).double()
+        graphs.append(GraphData(pos=pos, atomic_number=numbers, cell=cell, pbc=torch.tensor([pbc])))
+    return graphs
+
+
+def as_lists(fields: dict[str, torch.Tensor]) -> dict[str, list]:
+    return {name: value.tolist() for name, value in fields.items()}
+
+
+def write(family: str, name: str) -> dict:
+    """Write one golden file; return its row of the index."""
+    generator = torch.Generator().manual_seed(20260101)
+    net = NETS[family][name]()
+    randomise(net, generator)
+    stem = f"{family}-v{net.family_version}-{name}"
+    file = save(net, FOLDER / f"{stem}.safetensors", created="2026-01-01T00:00:00+00:00", licence="CC0-1.0")
+    loaded = load(file)
+    cases = []
+    for graph in structures(net.elements, generator):
+        inputs = as_lists(graph.to_dict())
+        cases.append({"inputs": inputs, "outputs": as_lists(loaded(net.spec.build(graph)))})
+    (FOLDER / f"{stem}.json").write_text(json.dumps(cases) + "\n")
+    if file.stat().st_size > MAX_BYTES:
+        raise SystemExit(f"{file} is larger than {MAX_BYTES} bytes")
+    defaults = {
+        key: value.default
+        for key, value in inspect.signature(type(net)).parameters.items()
+        if value.default is not inspect.Parameter.empty
+    }
+    return {
+        "family": family,
+        "family_version": net.family_version,
+        "sha256": {path.suffix: checksum(path) for path in (file, FOLDER / f"{stem}.json")},
+        "defaults": defaults,
+        "state": {key: list(value.shape) for key, value in net.state_dict().items()},
+        "outputs": manifest_of(net)["outputs"],
+    }
+
+
+def checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    index = json.loads(INDEX.read_text()) if INDEX.exists() else {}
+    for family, nets in NETS.items():
+        for name, make in nets.items():
+            stem = f"{family}-v{make().family_version}-{name}"
+            if stem not in index:
+                index[stem] = write(family, name)
+                print(f"wrote {stem}")
+    INDEX.write_text(json.dumps(index, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()
