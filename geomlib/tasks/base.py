@@ -1,0 +1,410 @@
+"""`Task`: a net with its loss terms, metrics and optimizer, as Lightning trains it."""
+
+import copy
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import lightning
+import torch
+from jaxtyping import Float
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from geomlib.data.elements import SYMBOLS, atomic_numbers
+from geomlib.data.fields import field
+from geomlib.data.graph import GraphData
+from geomlib.data.stores import Store
+from geomlib.errors import ConfigError, DataError, UnknownElement
+from geomlib.files.manifest import AnyNet, bare_net, manifest_of
+from geomlib.files.modelfile import load
+from geomlib.tasks.meters import Meter
+from geomlib.tasks.parameter_groups import parameter_groups
+from geomlib.tasks.schedule import Schedule
+from geomlib.tasks.terms import EXTENSIVE, Term, difference, labelled
+
+__all__ = ["Task"]
+
+logger = logging.getLogger(__name__)
+
+
+class Task(lightning.LightningModule):
+    """Base of all tasks: one step for training, validation and test.
+
+    The loss is Σ prefactor · mean over the labelled components of the global batch, so that two processes with b
+    graphs each give the gradient of one process with 2b. Nothing about the task goes into a checkpoint but weights,
+    buffers, the state of optimizer, schedule and loops, and, under the key `geomlib`, the manifest of the net: what a
+    user types on resuming is what holds.
+
+    Args:
+        net: predicts the fields that the terms compare.
+        terms: of the loss, at least one active.
+        optimizer: makes the optimizer from parameters.
+        schedule: of the learning rate, per step; constant if not given.
+        decay_vectors: whether biases and other vectors have weight decay like matrices (as published).
+        weights: model file or checkpoint whose weights and statistics to start from (fine-tuning).
+    """
+
+    metric_candidates: tuple[str, ...] = ()
+    """Fields whose errors are reported, where the data has labels, even without a loss term."""
+
+    def __init__(
+        self,
+        net: AnyNet,
+        terms: Sequence[Term],
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-3, weight_decay=1e-3),
+        schedule: Schedule | None = None,
+        decay_vectors: bool = True,
+        weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.net: AnyNet = net
+        self.terms = [term for term in terms if term.active]
+        if not self.terms:
+            raise ConfigError("the task has no loss term with a weight above zero")
+        self.optimizer_factory = optimizer
+        self.loss_names = _loss_names(self.terms)
+        self.schedule = schedule or Schedule()
+        self.decay_vectors = decay_vectors
+        self.weights = weights
+        self.reset_optimizer = False
+        self.partial: frozenset[str] = frozenset()
+        self.metric_fields: tuple[str, ...] = tuple(dict.fromkeys(term.field for term in self.terms))
+        self._configured: list[dict[str, Any]] = []
+        self._meters: dict[str, Meter] = {}
+        self._make_meters()
+
+    # ---------------------------------------------------------------- data
+
+    def store(self, stage: str) -> Store | None:
+        """Graphs of `train`, `val` or `test`, without structure; None where the data module has none."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        return None if datamodule is None else datamodule.stores.get(stage)
+
+    def setup(self, stage: str) -> None:
+        """Learn from the data which labels there are; on a fresh fit, fill the net's statistics."""
+        store = self.store({"fit": "train", "validate": "val"}.get(stage, "test"))
+        if store is not None:
+            self.partial = frozenset(store.partial)
+            candidates = (*(term.field for term in self.terms), *self.metric_candidates)
+            self.metric_fields = tuple(name for name in dict.fromkeys(candidates) if name in store.fields)
+            if stage != "predict":
+                for term in self.terms:
+                    self._require_label(term.field, store)
+            self._make_meters()
+
+    def on_fit_start(self) -> None:
+        """On a fresh fit fill the net's statistics, or take weights and statistics from a model file.
+
+        Every process reads the whole training set in the order of its store, so all get the same numbers.
+
+        Raises:
+            UnknownElement: the training or validation set has an element that the net does not know.
+        """
+        for stage in ("train", "val"):
+            self._check_elements(self.store(stage))
+        if self.trainer.ckpt_path:
+            return
+        store = self.store("train")
+        if self.weights is not None:
+            _load_weights(self.net, self.weights)
+            logger.info("weights and statistics start from %s", self.weights)
+        elif store is not None:
+            # on a copy on the CPU, where the graphs are
+            fitted = copy.deepcopy(self.net).cpu()
+            fitted.fit_statistics(store)
+            self.net.load_state_dict(fitted.state_dict())
+            logger.info("statistics of the net fitted to %d training graphs", len(store))
+
+    def _check_elements(self, store: Store | None) -> None:
+        elements = getattr(bare_net(self.net)[0], "elements", None)
+        if store is None or elements is None:
+            return
+        known = torch.tensor(atomic_numbers(elements))
+        for index, graph in enumerate(store):
+            strange = graph.atomic_number[~torch.isin(graph.atomic_number, known)]
+            if len(strange):
+                raise UnknownElement(
+                    f"{store.describe(index)}: element {SYMBOLS[int(strange[0])]} is not among those of the net, "
+                    f"{elements}: add it to the net's elements, or leave the structure out"
+                )
+
+    def _require_label(self, name: str, store: Store) -> None:
+        if name not in store.fields:
+            known = sorted(row for row in store.fields if row not in ("pos", "atomic_number", "cell", "pbc"))
+            raise DataError(
+                f"the loss has a term '{name}', but {store.describe(0) if len(store) else 'the store'} carries no such "
+                f"label (labels: {known}): name its key in the store, or remove the term"
+            )
+
+    # ---------------------------------------------------------------- steps
+
+    def forward(self, batch: GraphData) -> dict[str, Tensor]:
+        """Predictions of the net."""
+        return self.net(batch)
+
+    def training_step(self, batch: GraphData, batch_idx: int) -> Tensor:
+        """Loss of a batch."""
+        return self._step(batch, "train")[0]
+
+    def validation_step(self, batch: GraphData, batch_idx: int) -> None:
+        """Errors of a batch, into the epoch's sums."""
+        self._step(batch, "val")
+
+    def test_step(self, batch: GraphData, batch_idx: int) -> dict[str, Tensor]:
+        """Errors of a batch, into the epoch's sums; returns the predictions."""
+        return self._step(batch, "test")[1]
+
+    def predict_step(self, batch: GraphData, batch_idx: int) -> dict[str, Tensor]:
+        """Predictions of the net for a batch."""
+        return self.predicted(batch)
+
+    def predicted(self, batch: GraphData) -> dict[str, Tensor]:
+        """What the net returns, and whatever follows from it for the fields that the batch has labels for."""
+        return self.net(batch)
+
+    def _step(self, batch: GraphData, stage: str) -> tuple[Tensor, dict[str, Tensor]]:
+        outputs = self.predicted(batch)
+        sums, counts = self._loss_sums(outputs, batch)
+        prefactors = sums.new_tensor([term.prefactor(self._lr_ratio()) for term in self.terms])
+        world = self.trainer.world_size
+        reported = torch.stack([sums.detach(), counts])
+        if world > 1 and stage == "train":
+            torch.distributed.all_reduce(reported)
+        counts_everywhere = reported[1].clamp_min(1.0)
+        loss = world * (prefactors * sums / counts_everywhere).sum() if stage == "train" else sums.detach().sum()
+        values = reported[0] / counts_everywhere
+        if not bool(torch.isfinite(values).all()):
+            raise DataError(self._blame(outputs, batch, stage))
+        meter = self._meters[stage]
+        for name in self.metric_fields:
+            meter.add(name, self._error(name, outputs, batch))
+        for k, name in enumerate(self.loss_names):
+            meter.add_sums(name, torch.stack([sums[k].detach(), sums.new_zeros(()), counts[k]]))
+        if stage == "train":
+            logged = {f"train/{name}": values[k] for k, name in enumerate(self.loss_names)}
+            logged["train/loss"] = (prefactors * values).sum()
+            self.log_dict(logged, on_step=True, on_epoch=False, batch_size=batch.num_graphs)
+        return loss, outputs
+
+    def _loss_sums(
+        self, outputs: Mapping[str, Tensor], batch: GraphData
+    ) -> tuple[Float[Tensor, " terms"], Float[Tensor, " terms"]]:
+        pairs = []
+        for term in self.terms:
+            prediction = self._prediction(term.field, outputs)
+            pairs.append(term.sums(prediction, batch, partial=term.field in self.partial))
+        return torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs])
+
+    def _prediction(self, name: str, outputs: Mapping[str, Tensor]) -> Tensor:
+        try:
+            return outputs[name]
+        except KeyError:
+            raise ConfigError(f"the net predicts {sorted(outputs)}, not the field '{name}' of a loss term") from None
+
+    @torch.no_grad()
+    def _error(self, name: str, outputs: Mapping[str, Tensor], batch: GraphData) -> Tensor:
+        error, atoms = difference(name, self._prediction(name, outputs), batch, partial=name in self.partial)
+        return error / atoms if name in EXTENSIVE else error
+
+    def _blame(self, outputs: Mapping[str, Tensor], batch: GraphData, stage: str) -> str:
+        """Say which label or prediction of which graph made the loss not finite."""
+        for what, values in (("label", batch), ("prediction", outputs)):
+            for name in (term.field for term in self.terms):
+                bad = ~torch.isfinite(values[name]).reshape(len(values[name]), -1).all(1)
+                if what == "label" and (mask := labelled(name, batch, partial=name in self.partial)) is not None:
+                    bad &= mask
+                if not bool(bad.any()):
+                    continue
+                graphs = batch.node_graph[bad].unique() if field(name).level == "node" else bad.nonzero().flatten()
+                where = ", ".join(self._describe(batch, graphs.tolist(), stage))
+                hint = "" if what == "label" else "; a lower learning rate, gradient clipping or a warm-up may help"
+                return f"step {self.global_step}: the loss is not finite: {what} '{name}' of {where}{hint}"
+        return f"step {self.global_step}: the loss is not finite on another process"
+
+    def _describe(self, batch: GraphData, graphs: list[int], stage: str) -> list[str]:
+        shown = graphs[:3]
+        if "sample_id" not in batch:
+            names = [f"graph {graph} of the batch" for graph in shown]
+        else:
+            datamodule = getattr(self.trainer, "datamodule", None)
+            ids = [int(batch.sample_id[graph]) for graph in shown]
+            describe = getattr(datamodule, "describe", None)
+            names = [describe(stage, k) for k in ids] if describe is not None else [f"sample {k}" for k in ids]
+        return names + ([f"and {len(graphs) - 3} more"] if len(graphs) > 3 else [])
+
+    # ---------------------------------------------------------------- epochs
+
+    def _make_meters(self) -> None:
+        names = (*self.metric_fields, *self.loss_names)
+        self._meters = {stage: Meter(names) for stage in ("train", "val", "test")}
+
+    def on_train_epoch_start(self) -> None:
+        """Start the epoch's sums."""
+        self._meters["train"].reset()
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the epoch's sums."""
+        self._meters["val"].reset()
+
+    def on_test_epoch_start(self) -> None:
+        """Start the epoch's sums."""
+        self._meters["test"].reset()
+
+    def on_train_epoch_end(self) -> None:
+        """Log the errors of the epoch, made with the weights of each step."""
+        self._log_epoch("train")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the errors over the validation set."""
+        self._log_epoch("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the errors over the test set."""
+        self._log_epoch("test")
+
+    def epoch_metrics(self, stage: str, *, local: bool = False) -> dict[str, float]:
+        """MAE and RMSE of each field over the epoch so far, extensive fields per atom, in internal units.
+
+        Args:
+            stage: train, val or test.
+            local: of this process only, without waiting for the others.
+        """
+        means = self._meters[stage].means(local=local)
+        metrics = {}
+        for name in self.metric_fields:
+            if name in means:
+                metrics[f"{stage}/{name}_mae"], metrics[f"{stage}/{name}_rmse"] = means[name]
+        if stage != "train":
+            ratio = self._lr_ratio()
+            losses = [means.get(name, (0.0, 0.0))[0] for name in self.loss_names]
+            pairs = zip(self.terms, losses, strict=True)
+            metrics[f"{stage}/loss"] = sum(term.prefactor(ratio) * value for term, value in pairs)
+        return metrics
+
+    def _log_epoch(self, stage: str) -> None:
+        # the values are the same on every process already; sync_dist says so to Lightning
+        self.log_dict(self.epoch_metrics(stage), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+
+    @property
+    def monitor(self) -> str:
+        """Validation metric whose minimum is the best model: of the field with the most telling error."""
+        for name in ("forces", *self.metric_fields):
+            if name in self.metric_fields:
+                return f"val/{name}_mae"
+        return "val/loss"
+
+    def metric_unit(self, name: str) -> str:
+        """Unit in which errors of a field are reported."""
+        return field(name).unit + ("/atom" if name in EXTENSIVE else "")
+
+    def progress(self, metrics: Mapping[str, float], stage: str) -> dict[str, str]:
+        """What to show of `metrics` behind a progress bar: name → number with unit."""
+        shown = {}
+        for name in self.metric_fields:
+            if f"{stage}/{name}_mae" in metrics:
+                shown[name] = f"{metrics[f'{stage}/{name}_mae']:.3g} {self.metric_unit(name)}"
+        return shown
+
+    def mean_predictor(self, train: Iterable[GraphData], test: Iterable[GraphData]) -> dict[str, float]:
+        """Errors on `test` of what can be said without a net; empty if the task has no such measure."""
+        return {}
+
+    # ---------------------------------------------------------------- optimizer
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """The optimizer with its schedule, stepped after every optimizer step."""
+        optimizer = self.optimizer_factory(parameter_groups(self.net, decay_vectors=self.decay_vectors))
+        total = self._total_steps()
+        lr = optimizer.param_groups[0]["lr"]
+        self.schedule.factor(0, total, lr)
+        scheduler = LambdaLR(optimizer, lambda step: self.schedule.factor(step, total, lr))
+        self._configured = [
+            {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
+        ]
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _total_steps(self) -> int | None:
+        limits = [self.trainer.max_steps] if self.trainer.max_steps > 0 else []
+        if (self.trainer.max_epochs or -1) > 0:
+            estimated = self.trainer.estimated_stepping_batches
+            limits += [int(estimated)] if estimated != float("inf") else []
+        return min(limits) if limits else None
+
+    def on_train_start(self) -> None:
+        """After a resume: what the user configured holds over what the checkpoint brought, and differences are said."""
+        if not self.trainer.ckpt_path:
+            return
+        optimizer = self.trainer.optimizers[0]
+        scheduler = cast(LambdaLR, self.trainer.lr_scheduler_configs[0].scheduler)
+        if self.reset_optimizer:
+            optimizer.state.clear()
+            logger.warning("the moments of the optimizer start afresh")
+        changes: dict[str, tuple[Any, Any]] = {}
+        ratio_step = scheduler.last_epoch
+        for position, (group, configured) in enumerate(zip(optimizer.param_groups, self._configured, strict=True)):
+            start = configured["initial_lr"]
+            wanted = {**configured, "lr": start * scheduler.lr_lambdas[position](ratio_step)}
+            for key, value in wanted.items():
+                if key in group and group[key] != value:
+                    changes.setdefault(key, (group[key], value))
+                    group[key] = value
+            scheduler.base_lrs[position] = start
+        scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
+        names = {"lr": f"learning rate at step {ratio_step}", "initial_lr": "start learning rate"}
+        for key, (old, new) in changes.items():
+            logger.warning(
+                "%s: the checkpoint has %s, the configuration %s; the configuration holds",
+                names.get(key, key),
+                old,
+                new,
+            )
+
+    def _lr_ratio(self) -> float:
+        """Learning rate over its start value."""
+        if not self._configured or not self.trainer.optimizers:
+            return 1.0
+        group = self.trainer.optimizers[0].param_groups[0]
+        return float(group["lr"]) / float(group["initial_lr"])
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the net's manifest and the sums of the running epoch."""
+        checkpoint["geomlib"] = manifest_of(self.net)
+        checkpoint["meters"] = self._meters["train"].state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over the sums of the running epoch."""
+        self._meters["train"].load_state_dict(checkpoint.get("meters", {}))
+
+
+def _load_weights(net: nn.Module, path: str) -> None:
+    """Copy weights and statistics of a model file into a net of the same configuration.
+
+    Raises:
+        ConfigError: the file's net has other tensors.
+    """
+    target, source = bare_net(net)[0], bare_net(load(path))[0]
+    wanted, found = target.state_dict(), source.state_dict()
+    for name in sorted(wanted.keys() | found.keys()):
+        shapes = [list(state[name].shape) if name in state else None for state in (wanted, found)]
+        if shapes[0] != shapes[1]:
+            raise ConfigError(
+                f"{path}: tensor '{name}' has shape {shapes[1]}, the configured net wants {shapes[0]}: use the net "
+                "configuration of the file ('geomlib model info' shows it)"
+            )
+    target.load_state_dict(found)
+
+
+def _loss_names(terms: Sequence[Term]) -> list[str]:
+    """`<field>_loss` for each term, numbered where a field has several."""
+    seen: Counter[str] = Counter()
+    names = []
+    for term in terms:
+        seen[term.field] += 1
+        names.append(f"{term.field}_loss" + (f"_{seen[term.field]}" if seen[term.field] > 1 else ""))
+    return names
