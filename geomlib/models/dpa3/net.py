@@ -235,8 +235,9 @@ class DPA3(Net):
         number[torch.tensor(atomic_numbers(self.elements))] = torch.arange(count)
         self.register_buffer("type_of_number", number, persistent=False)
         self.register_buffer("energy_bias", torch.zeros(count, dtype=torch.float64))
-        self.register_buffer("environment_mean", torch.zeros(count, 4))
-        self.register_buffer("environment_stddev", torch.full((count, 4), config["environment_scale"] or 1.0))
+        self.register_buffer("environment_mean", torch.zeros(count, 4, dtype=torch.float64))
+        scale = torch.full((count, 4), config["environment_scale"] or 1.0, dtype=torch.float64)
+        self.register_buffer("environment_stddev", scale)
         excluded = None
         if config["excluded_pairs"]:
             excluded = torch.zeros(count, count, dtype=torch.bool)
