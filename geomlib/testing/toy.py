@@ -65,7 +65,7 @@ class ToyPotential(Net):
         self.depth = nn.Parameter(0.5 + 0.005 * numbers)
         self.radius = nn.Parameter(0.5 + 0.06 * numbers**0.75)
         self.stiffness = nn.Parameter(torch.tensor(1.4))
-        self.angle_strength = nn.Parameter(torch.tensor(0.2))
+        self.angle_strength = nn.Parameter(torch.tensor(0.02))
         self.to(getattr(torch, precision))
 
     def types(self, atomic_number: Int[Tensor, " nodes"]) -> Int[Tensor, " nodes"]:
