@@ -95,6 +95,8 @@ class Task(lightning.LightningModule):
                 for term in self.terms:
                     self._require_label(term.field, store)
             self._make_meters()
+            if stage == "fit" and self.store("val") is None:
+                self.trainer.limit_val_batches = 0  # Lightning would warn that the validation set is empty
 
     def on_fit_start(self) -> None:
         """On a fresh fit fill the net's statistics, or take weights and statistics from a model file.
@@ -287,7 +289,8 @@ class Task(lightning.LightningModule):
 
     def _log_epoch(self, stage: str) -> None:
         # the values are the same on every process already; sync_dist says so to Lightning
-        self.log_dict(self.epoch_metrics(stage), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+        metrics = {name: torch.tensor(value, dtype=torch.float64) for name, value in self.epoch_metrics(stage).items()}
+        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
     @property
     def monitor(self) -> str:

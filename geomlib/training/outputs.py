@@ -1,0 +1,174 @@
+"""What a run leaves in its folder: the model file after a fit, predictions and errors after a test."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from geomlib.data.fields import field
+from geomlib.data.graph import GraphData
+from geomlib.files.checkpoint import load_checkpoint_net
+from geomlib.files.modelfile import save
+from geomlib.tasks.base import Task
+from geomlib.training.callbacks import EMA, Checkpoints, is_dry_run
+
+__all__ = ["ModelFile", "Predictions"]
+
+logger = logging.getLogger(__name__)
+
+
+class ModelFile(Callback):
+    """Writes `model.safetensors` when a fit ends: the best validated weights, averaged ones if the run averages.
+
+    Args:
+        provenance: goes into the manifest; see `geomlib.files.manifest.PROVENANCE`.
+
+    Attributes:
+        path: the file, once it is written.
+        choice: which weights it holds, in words.
+    """
+
+    def __init__(self, provenance: Mapping[str, Any] | None = None) -> None:
+        self.provenance = dict(provenance or {})
+        self.path: Path | None = None
+        self.choice = ""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write it."""
+        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        if is_dry_run(trainer) or not trainer.is_global_zero or not isinstance(pl_module, Task):
+            return
+        checkpoints = next((row for row in trainer.callbacks if isinstance(row, Checkpoints)), None)  # type: ignore[attr-defined]
+        averaged = " averaged" if any(isinstance(row, EMA) for row in trainer.callbacks) else ""  # type: ignore[attr-defined]
+        metrics: dict[str, float] = {}
+        if checkpoints is not None and checkpoints.best_path is not None and checkpoints.best_score is not None:
+            net = load_checkpoint_net(checkpoints.best_path)
+            metrics[str(checkpoints.monitor)] = checkpoints.best_score
+            self.choice = f"best{averaged} weights by {checkpoints.monitor}, step {checkpoints.best_step}"
+        else:
+            net = pl_module.net
+            self.choice = f"last{averaged} weights, step {trainer.global_step}"
+        self.path = save(net, folder / "model.safetensors", **{"metrics": metrics, **self.provenance})
+        logger.info("%s: %s", self.path, self.choice)
+
+
+class Predictions(Callback):
+    """Writes predictions beside the labels, and their errors, into the run folder.
+
+    `predictions.npz` after a test (`predict.npz` after a predict) holds, in the order of the store, `sample_id`,
+    `n_atoms` [graphs], `atomic_number` [nodes], and for every field `<field>_prediction` and, where there are labels,
+    `<field>_reference`. `test_metrics.json` holds the errors, those of the mean predictor, and units.
+    """
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, np.ndarray]] = []
+        self.metrics: dict[str, Any] = {}
+
+    def _start(self) -> None:
+        self._rows = []
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget earlier ones."""
+        self._start()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget earlier ones."""
+        self._start()
+
+    def _add(self, outputs: Any, batch: GraphData) -> None:
+        names = [name for name in ("energy", "forces", "stress", "virial") if name in outputs]
+        row = {
+            "sample_id": _array(batch.sample_id),
+            "n_atoms": _array(torch.bincount(batch.node_graph, minlength=batch.num_graphs)),
+            "atomic_number": _array(batch.atomic_number),
+        }
+        for name in names:
+            row[f"{name}_prediction"] = _array(outputs[name])
+            if name in batch:
+                row[f"{name}_reference"] = _array(batch[name])
+        self._rows.append(row)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: GraphData,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Collect."""
+        self._add(outputs, batch)
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: GraphData,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Collect."""
+        self._add(outputs, batch)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write both files."""
+        folder = self._write(trainer, "predictions.npz")
+        if folder is None or not isinstance(pl_module, Task):
+            return
+        errors = {
+            name.removeprefix("test/"): float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("test/") and name != "test/loss"
+        }
+        train, test = pl_module.store("train"), pl_module.store("test")
+        reference = pl_module.mean_predictor(train, test) if train is not None and test is not None else {}
+        self.metrics = {
+            "graphs": 0 if test is None else len(test),
+            "metrics": errors,
+            "mean_predictor": reference,
+            "units": {name: pl_module.metric_unit(name.rpartition("_")[0]) for name in errors},
+        }
+        (folder / "test_metrics.json").write_text(json.dumps(self.metrics, indent=1) + "\n", encoding="utf-8")
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the predictions."""
+        self._write(trainer, "predict.npz")
+
+    def _write(self, trainer: Trainer, name: str) -> Path | None:
+        rows = self._rows
+        self._rows = []
+        if trainer.world_size > 1:
+            gathered: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(gathered, rows)
+            rows = [row for part in gathered for row in part]
+        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        if not trainer.is_global_zero or is_dry_run(trainer) or not rows:
+            return None
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez(folder / name, **_in_order(rows))  # type: ignore[arg-type]
+        return folder
+
+
+def _array(value: Tensor) -> np.ndarray:
+    return value.detach().cpu().numpy()
+
+
+def _in_order(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Join the batches and sort their graphs by `sample_id`; fields that only some batches have are left out."""
+    names = [name for name in rows[0] if all(name in row for row in rows)]
+    joined = {name: np.concatenate([row[name] for row in rows]) for name in names}
+    order = np.argsort(joined["sample_id"], kind="stable")
+    ends = np.cumsum(joined["n_atoms"])
+    starts = ends - joined["n_atoms"]
+    nodes = np.concatenate([np.arange(starts[k], ends[k]) for k in order])
+    fields = {name: name.removesuffix("_prediction").removesuffix("_reference") for name in names}
+    by_node = {name for name in names if name != "n_atoms" and field(fields[name]).level == "node"}
+    return {name: value[nodes] if name in by_node else value[order] for name, value in joined.items()}
