@@ -1,1 +1,88 @@
-"""The data currency and everything that feeds it."""
+"""The data currency and everything that feeds it; the names below load on first use."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from geomlib.data.asedb import AseDbStore as AseDbStore
+    from geomlib.data.atoms import from_atoms as from_atoms
+    from geomlib.data.atoms import to_atoms as to_atoms
+    from geomlib.data.cards import Card as Card
+    from geomlib.data.cards import CardSplit as CardSplit
+    from geomlib.data.cards import CardStore as CardStore
+    from geomlib.data.cards import find_card as find_card
+    from geomlib.data.deepmd import DeepmdStore as DeepmdStore
+    from geomlib.data.extxyz import ExtxyzStore as ExtxyzStore
+    from geomlib.data.fields import FIELDS as FIELDS
+    from geomlib.data.flat import FlatStore as FlatStore
+    from geomlib.data.graph import GraphData as GraphData
+    from geomlib.data.graph import collate as collate
+    from geomlib.data.module import GraphDataModule as GraphDataModule
+    from geomlib.data.splits import BlockSplit as BlockSplit
+    from geomlib.data.splits import FileSplit as FileSplit
+    from geomlib.data.splits import RandomSplit as RandomSplit
+    from geomlib.data.splits import RangeSplit as RangeSplit
+    from geomlib.data.stores import ConcatStore as ConcatStore
+    from geomlib.data.stores import MemoryStore as MemoryStore
+    from geomlib.data.stores import Store as Store
+    from geomlib.data.stores import SubsetStore as SubsetStore
+
+_LAZY = {
+    "AseDbStore": "asedb",
+    "BlockSplit": "splits",
+    "Card": "cards",
+    "CardSplit": "cards",
+    "CardStore": "cards",
+    "ConcatStore": "stores",
+    "DeepmdStore": "deepmd",
+    "ExtxyzStore": "extxyz",
+    "FIELDS": "fields",
+    "FileSplit": "splits",
+    "FlatStore": "flat",
+    "GraphData": "graph",
+    "GraphDataModule": "module",
+    "MemoryStore": "stores",
+    "RandomSplit": "splits",
+    "RangeSplit": "splits",
+    "Store": "stores",
+    "SubsetStore": "stores",
+    "collate": "graph",
+    "find_card": "cards",
+    "from_atoms": "atoms",
+    "to_atoms": "atoms",
+}
+
+__all__ = [
+    "FIELDS",
+    "AseDbStore",
+    "BlockSplit",
+    "Card",
+    "CardSplit",
+    "CardStore",
+    "ConcatStore",
+    "DeepmdStore",
+    "ExtxyzStore",
+    "FileSplit",
+    "FlatStore",
+    "GraphData",
+    "GraphDataModule",
+    "MemoryStore",
+    "RandomSplit",
+    "RangeSplit",
+    "Store",
+    "SubsetStore",
+    "collate",
+    "find_card",
+    "from_atoms",
+    "to_atoms",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"geomlib.data.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'geomlib.data' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

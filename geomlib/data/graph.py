@@ -1,6 +1,6 @@
 """`GraphData`, the one data currency, and how graphs are batched: both read the field table."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -11,7 +11,7 @@ from torch_geometric.data import Batch, Data
 from geomlib.data.fields import FIELDS, STRUCTURAL, Field, field
 from geomlib.errors import DataError
 
-__all__ = ["GraphData", "collate"]
+__all__ = ["GraphData", "assemble", "collate"]
 
 
 class GraphData(Data):
@@ -117,12 +117,13 @@ class GraphData(Data):
                 out[name] = value.to(floating)
         return out
 
-    def validate(self, required: Sequence[str] = (), where: str = "graph") -> Self:
+    def validate(self, required: Sequence[str] = (), where: str = "graph", partial: Collection[str] = ()) -> Self:
         """Check presence, shapes, dtypes, index ranges and finiteness against the field table; return self.
 
         Args:
             required: fields that must be set.
             where: what to call this graph in messages, e.g. `"train.extxyz, frame 12"`.
+            partial: fields that may be NaN where a label is missing.
 
         Raises:
             DataError: the first thing found wrong.
@@ -133,7 +134,7 @@ class GraphData(Data):
         counts: dict[str, tuple[int, str]] = {"graph": (self.num_graphs, "num_graphs")}
         for name, value in self._store.items():
             if name in FIELDS:
-                self._validate_field(FIELDS[name], value, counts, where)
+                self._validate_field(FIELDS[name], value, counts, where, name in partial)
         for name, value in self._store.items():
             row = FIELDS.get(name)
             if row is not None and row.is_index and value.numel():
@@ -145,7 +146,9 @@ class GraphData(Data):
                         )
         return self
 
-    def _validate_field(self, row: Field, value: Tensor, counts: dict[str, tuple[int, str]], where: str) -> None:
+    def _validate_field(
+        self, row: Field, value: Tensor, counts: dict[str, tuple[int, str]], where: str, partial: bool
+    ) -> None:
         shape = tuple(value.shape)
         items = shape[row.item_axis] if len(shape) > row.item_axis else -1
         item_shape = shape[:1] if row.is_index else shape[1:]
@@ -164,8 +167,11 @@ class GraphData(Data):
             value.dtype == torch.bool
         ):
             raise DataError(f"{where}: '{row.name}' is {value.dtype}, expected {row.dtype}")
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            bad = int((~torch.isfinite(value)).reshape(len(value), -1).any(1).nonzero()[0])
+        if value.is_floating_point():
+            broken = value.isinf() if partial else ~torch.isfinite(value)
+            if not bool(broken.any()):
+                return
+            bad = int(broken.reshape(len(value), -1).any(1).nonzero()[0])
             raise DataError(f"{where}: '{row.name}' is not finite at {row.level} {bad}")
 
 
@@ -188,36 +194,59 @@ def collate(graphs: Sequence[GraphData]) -> GraphData:
         if set(graph.keys()) != set(names):
             odd = sorted(set(graph.keys()) ^ set(names))
             raise DataError(f"graph {position} of the batch differs from the first one in the fields {odd}")
-    batch = Batch(_base_cls=type(graphs[0]) if not isinstance(graphs[0], Batch) else GraphData)
-    batch.__dict__["_num_graphs"] = len(graphs)
-    slices: dict[str, Tensor] = {}
-    shifts: dict[str, Tensor | None] = {}
-    level_counts: dict[str, Tensor] = {}
-
-    def offsets(level: str) -> Tensor:
-        if level not in level_counts:
-            counts = torch.tensor([graph.count(level) for graph in graphs])
-            level_counts[level] = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        return level_counts[level]
-
+    values, sizes = {}, {}
     for name in names:
+        axis = field(name).item_axis
+        rows = [graph._store[name] for graph in graphs]
+        widths = {tuple(value.shape[:axis] + value.shape[axis + 1 :]) for value in rows}
+        if len(widths) > 1:
+            raise DataError(f"field '{name}' differs in width between the graphs of a batch: {sorted(widths)}")
+        values[name] = torch.cat(rows, dim=axis)
+        sizes[name] = torch.tensor([value.size(axis) for value in rows])
+    base = type(graphs[0]) if not isinstance(graphs[0], Batch) else GraphData
+    return assemble(values, sizes, base)
+
+
+def assemble(
+    values: Mapping[str, Tensor], sizes: Mapping[str, Int[Tensor, " graphs"]], base: type[GraphData] = GraphData
+) -> GraphData:
+    """Make a batch of fields whose rows are concatenated already; index fields still count from 0 in every graph.
+
+    Args:
+        values: field name → rows of all graphs.
+        sizes: field name → number of rows of each graph.
+        base: class of one graph.
+
+    Raises:
+        DataError: an index field points into a level of which no field is given.
+    """
+    graphs = len(next(iter(sizes.values())))
+    level_sizes = {"graph": torch.ones(graphs, dtype=torch.int64)}
+    for name, count in sizes.items():
+        level_sizes.setdefault(field(name).level, count)
+
+    def first(level: str, name: str) -> Tensor:
+        if level not in level_sizes:
+            raise DataError(f"'{name}' counts items at level '{level}', but no field of that level is set")
+        return level_sizes[level].cumsum(0) - level_sizes[level]
+
+    batch = Batch(_base_cls=base)
+    batch.__dict__["_num_graphs"] = graphs
+    slices: dict[str, Tensor] = {}
+    shifts: dict[str, Tensor] = {}
+    for name, value in values.items():
         row = field(name)
-        values = [graph._store[name] for graph in graphs]
-        shifts[name] = None
+        slices[name] = torch.cat([sizes[name].new_zeros(1), sizes[name].cumsum(0)])
+        shifts[name] = torch.zeros(graphs, dtype=torch.int64)
         if row.is_index:
-            shift = torch.stack([offsets(level)[:-1] for level in row.index_levels], dim=1)
-            values = [value + shift[k].to(value.device).unsqueeze(1) for k, value in enumerate(values)]
-            shifts[name] = shift.unsqueeze(-1) if len(row.index_levels) > 1 else shift.squeeze(1)
-        sizes = torch.tensor([value.size(row.item_axis) for value in values])
-        slices[name] = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
-        batch[name] = torch.cat(values, dim=row.item_axis)
+            shift = torch.stack([first(level, name) for level in row.index_levels])
+            shifts[name] = shift.T.unsqueeze(-1) if len(row.index_levels) > 1 else shift[0]
+            value = value + torch.repeat_interleave(shift, sizes[name], dim=1).to(value.device)
+        batch[name] = value
     batch.__dict__["_slice_dict"] = slices
-    batch.__dict__["_inc_dict"] = {
-        name: shift if shift is not None else torch.zeros(len(graphs), dtype=torch.int64)
-        for name, shift in shifts.items()
-    }
-    nodes = offsets("node")
-    device = next(value.device for name, value in batch._store.items() if name in FIELDS)
-    batch.ptr = nodes.to(device)
-    batch.batch = torch.repeat_interleave(torch.arange(len(graphs)), nodes.diff()).to(device)
+    batch.__dict__["_inc_dict"] = shifts
+    device = next(iter(values.values())).device
+    starts, nodes = first("node", "batch"), level_sizes["node"]
+    batch.ptr = torch.cat([starts, (starts[-1] + nodes[-1]).view(1)]).to(device)
+    batch.batch = torch.repeat_interleave(torch.arange(graphs), nodes).to(device)
     return batch
