@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
@@ -17,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from geomlib.data.elements import SYMBOLS, atomic_numbers
 from geomlib.data.fields import field
 from geomlib.data.graph import GraphData
+from geomlib.data.module import GraphDataModule
 from geomlib.data.stores import Store
 from geomlib.errors import ConfigError, DataError, UnknownElement
 from geomlib.files.manifest import AnyNet, bare_net, manifest_of
@@ -81,8 +83,12 @@ class Task(lightning.LightningModule):
 
     def store(self, stage: str) -> Store | None:
         """Graphs of `train`, `val` or `test`, without structure; None where the data module has none."""
-        datamodule = getattr(self.trainer, "datamodule", None)
-        return None if datamodule is None else datamodule.stores.get(stage)
+        data = self._data()
+        return None if data is None or stage not in data.parts else data.part(stage)
+
+    def _data(self) -> GraphDataModule | None:
+        data = getattr(self.trainer, "datamodule", None)
+        return data if isinstance(data, GraphDataModule) else None
 
     def setup(self, stage: str) -> None:
         """Learn from the data which labels there are; on a fresh fit, fill the net's statistics."""
@@ -222,7 +228,7 @@ class Task(lightning.LightningModule):
                 if not bool(bad.any()):
                     continue
                 graphs = batch.node_graph[bad].unique() if field(name).level == "node" else bad.nonzero().flatten()
-                where = ", ".join(self._describe(batch, graphs.tolist(), stage))
+                where = "; ".join(self._describe(batch, graphs.tolist(), stage))
                 hint = "" if what == "label" else "; a lower learning rate, gradient clipping or a warm-up may help"
                 return f"step {self.global_step}: the loss is not finite: {what} '{name}' of {where}{hint}"
         return f"step {self.global_step}: the loss is not finite on another process"
@@ -232,10 +238,9 @@ class Task(lightning.LightningModule):
         if "sample_id" not in batch:
             names = [f"graph {graph} of the batch" for graph in shown]
         else:
-            datamodule = getattr(self.trainer, "datamodule", None)
             ids = [int(batch.sample_id[graph]) for graph in shown]
-            describe = getattr(datamodule, "describe", None)
-            names = [describe(stage, k) for k in ids] if describe is not None else [f"sample {k}" for k in ids]
+            data = self._data()
+            names = [f"sample {k}" if data is None else data.parts[stage][0].describe(k) for k in ids]
         return names + ([f"and {len(graphs) - 3} more"] if len(graphs) > 3 else [])
 
     # ---------------------------------------------------------------- epochs
@@ -331,11 +336,20 @@ class Task(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _total_steps(self) -> int | None:
+        """Optimizer steps of the whole run; None if it has no end."""
         limits = [self.trainer.max_steps] if self.trainer.max_steps > 0 else []
         if (self.trainer.max_epochs or -1) > 0:
-            estimated = self.trainer.estimated_stepping_batches
-            limits += [int(estimated)] if estimated != float("inf") else []
+            limits.append(int(self.trainer.max_epochs or 0) * self._steps_per_epoch())
         return min(limits) if limits else None
+
+    def _steps_per_epoch(self) -> int:
+        # not trainer.estimated_stepping_batches: it sets up the loader before a checkpoint could tell where to go on
+        data = self._data()
+        if data is None:
+            raise ConfigError("the length of an epoch comes from the data module: pass one, or set trainer.max_steps")
+        batches, limit = len(data.train_dataloader()), self.trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        return math.ceil(batches / self.trainer.accumulate_grad_batches)
 
     def on_train_start(self) -> None:
         """After a resume: what the user configured holds over what the checkpoint brought, and differences are said."""

@@ -18,7 +18,7 @@ from geomlib.files.modelfile import save
 from geomlib.tasks.base import Task
 from geomlib.training.callbacks import EMA, Checkpoints, is_dry_run
 
-__all__ = ["ModelFile", "Predictions"]
+__all__ = ["ModelFile", "Predictions", "in_order"]
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ class Predictions(Callback):
         if not trainer.is_global_zero or is_dry_run(trainer) or not rows:
             return None
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez(folder / name, **_in_order(rows))  # type: ignore[arg-type]
+        np.savez(folder / name, **in_order(rows))  # type: ignore[arg-type]
         return folder
 
 
@@ -161,7 +161,7 @@ def _array(value: Tensor) -> np.ndarray:
     return value.detach().cpu().numpy()
 
 
-def _in_order(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def in_order(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Join the batches and sort their graphs by `sample_id`; fields that only some batches have are left out."""
     names = [name for name in rows[0] if all(name in row for row in rows)]
     joined = {name: np.concatenate([row[name] for row in rows]) for name in names}

@@ -8,9 +8,9 @@ import lightning
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
-from geomlib.data.graph import GraphData, collate
+from geomlib.data.graph import GraphData
+from geomlib.data.module import GraphDataModule
 from geomlib.data.stores import MemoryStore
 from geomlib.errors import ConfigError, DataError, UnknownElement
 from geomlib.files.checkpoint import load_checkpoint_net
@@ -19,6 +19,7 @@ from geomlib.nn.derivative import Derivatives
 from geomlib.tasks.potential import PotentialTask, composition_energies
 from geomlib.tasks.terms import Term
 from geomlib.testing.toy import ToyPotential
+from geomlib.training.outputs import Predictions, in_order
 from geomlib.training.schedules import Exponential
 
 TERMS = [Term("energy", weight=1.0), Term("forces", weight=10.0)]
@@ -53,37 +54,13 @@ def molecules(count, seed=0, symbols=(1, 8), periodic=False):
     return graphs
 
 
-class Data(lightning.LightningDataModule):
-    """The least that a task asks of a data module."""
-
-    def __init__(self, train, val=(), test=(), batch_size=4, partial=()):
-        super().__init__()
-        self.stores = {
-            name: MemoryStore(list(graphs), name, partial)
-            for name, graphs in (("train", train), ("val", val), ("test", test))
-            if len(graphs)
-        }
-        self.batch_size = batch_size
-
-    def loader(self, name):
-        if name not in self.stores:
-            return []
-        spec = self.trainer.lightning_module.net.spec
-
-        def batch(graphs):
-            return spec.complete(collate([spec.prepare(graph) for graph in graphs]))
-
-        graphs = list(self.stores.get(name, ()))
-        return DataLoader(graphs, batch_size=self.batch_size, collate_fn=batch)
-
-    def train_dataloader(self):
-        return self.loader("train")
-
-    def val_dataloader(self):
-        return self.loader("val")
-
-    def test_dataloader(self):
-        return self.loader("test")
+def Data(train, val=(), test=(), batch_size=4, partial=()):
+    stores = [
+        MemoryStore(list(graphs), name, partial) for name, graphs in (("train", train), ("val", val), ("test", test))
+    ]
+    return GraphDataModule(
+        stores[0], val_store=stores[1] if val else None, test_store=stores[2] if test else None, batch_size=batch_size
+    )
 
 
 def trainer(folder, **options):
@@ -115,12 +92,12 @@ def test_it_learns_and_reports_exact_errors(tmp_path):
     after = {name: float(value) for name, value in run.callback_metrics.items()}
     assert after["val/forces_mae"] < 0.5 * before["val/forces_mae"]
     net, total, square, energies = model.net.eval(), 0.0, 0.0, 0.0
-    for graph in data.stores["val"]:
+    for graph in data.part("val"):
         out = net(net.spec.build(graph.clone()))
         total += float((out["forces"] - graph.forces).abs().sum())
         square += float((out["forces"] - graph.forces).square().sum())
         energies += float((out["energy"] - graph.energy).abs().sum()) / graph.num_nodes
-    components = 3 * sum(graph.num_nodes for graph in data.stores["val"])
+    components = 3 * sum(graph.num_nodes for graph in data.part("val"))
     assert after["val/forces_mae"] == pytest.approx(total / components, rel=1e-10)
     assert after["val/forces_rmse"] == pytest.approx(math.sqrt(square / components), rel=1e-10)
     assert after["val/energy_mae"] == pytest.approx(energies / 5, rel=1e-10)
@@ -206,9 +183,9 @@ def test_an_unknown_element_stops_before_the_first_step(tmp_path):
 
 @pytest.mark.parametrize("name", ["energy", "forces"])
 def test_a_label_that_is_not_a_number_names_its_graph(tmp_path, name):
-    graphs = molecules(4)
-    graphs[2][name][0] = math.nan
-    with pytest.raises(DataError, match=f"step 0: the loss is not finite: label '{name}' of sample 2"):
+    graphs = molecules(12)
+    graphs[9][name][0] = math.nan  # the first eight are looked at before the run
+    with pytest.raises(DataError, match=rf"step \d: the loss is not finite: label '{name}' of train, graph 9$"):
         trainer(tmp_path).fit(task(), Data(graphs))
 
 
@@ -220,7 +197,7 @@ def test_a_diverged_net_names_step_and_graphs(tmp_path):
             if trainer.global_step == 2:
                 pl_module.net.net.stiffness.data.fill_(math.nan)
 
-    with pytest.raises(DataError, match=r"step 2: .* prediction 'energy' of sample 0, sample 1, sample 2, and 1 more"):
+    with pytest.raises(DataError, match=r"step 2: .* prediction 'energy' of train, graph \d; .*; and 1 more; a lower"):
         trainer(tmp_path, callbacks=[Break()]).fit(model, Data(molecules(4)))
 
 
@@ -309,21 +286,25 @@ def test_the_moments_of_the_optimizer_can_be_dropped(tmp_path, caplog):
     assert "start afresh" in caplog.text
 
 
-def test_predictions_are_written_in_the_order_of_the_store(tmp_path):
-    from geomlib.training.outputs import Predictions
-
-    model = task()
-    graphs = molecules(7, seed=2)
-    for position, graph in enumerate(graphs):
-        graph.sample_id = torch.tensor([6 - position])
-    writer = Predictions()
+def test_predictions_are_written_beside_the_labels(tmp_path):
+    graphs, writer = molecules(7, seed=2), Predictions()
     run = trainer(tmp_path, callbacks=[writer])
-    run.test(model, Data(molecules(6), test=graphs), verbose=False)
+    run.test(task(), Data(molecules(6), test=graphs), verbose=False)
     found = np.load(tmp_path / "predictions.npz", allow_pickle=False)
     assert found["sample_id"].tolist() == list(range(7))
-    assert found["n_atoms"].tolist() == [graph.num_nodes for graph in reversed(graphs)]
-    assert np.array_equal(found["forces_reference"], torch.cat([graph.forces for graph in reversed(graphs)]).numpy())
+    assert found["n_atoms"].tolist() == [graph.num_nodes for graph in graphs]
+    assert np.array_equal(found["forces_reference"], torch.cat([graph.forces for graph in graphs]).numpy())
     error = np.abs(found["forces_prediction"] - found["forces_reference"]).mean()
     written = json.loads((tmp_path / "test_metrics.json").read_text())
     assert written["metrics"]["forces_mae"] == pytest.approx(error, rel=1e-12)
     assert written["graphs"] == 7 and set(written["mean_predictor"]) == set(written["metrics"])
+
+
+def test_predictions_of_several_processes_come_into_the_order_of_the_store():
+    rows = [
+        {"sample_id": np.array([3, 1]), "n_atoms": np.array([1, 2]), "forces_prediction": np.array([30.0, 10.0, 11.0])},
+        {"sample_id": np.array([2]), "n_atoms": np.array([1]), "forces_prediction": np.array([20.0])},
+    ]
+    joined = in_order(rows)
+    assert joined["sample_id"].tolist() == [1, 2, 3] and joined["n_atoms"].tolist() == [2, 1, 1]
+    assert joined["forces_prediction"].tolist() == [10.0, 11.0, 20.0, 30.0]

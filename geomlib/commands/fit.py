@@ -1,0 +1,148 @@
+"""`geomlib fit | validate | test | predict`: training from recipes."""
+
+import argparse
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from geomlib.commands.recipes import find_recipe
+from geomlib.errors import ConfigError
+
+__all__ = ["configure", "run"]
+
+_EXAMPLES = """
+A recipe (YAML) has the keys model, data, trainer and seed_everything. Several -c merge from left to right, and
+options typed after them hold over them:
+
+  geomlib fit -c dpa3/quickstart                         a recipe that comes along, see 'geomlib recipes list'
+  geomlib fit -c my.yaml --model.optimizer.lr 3e-4       any value of the recipe as an option
+  geomlib fit -c my.yaml --resume auto                   continue after an interruption
+  geomlib test runs/my/version_0                         errors of a run's best weights on its test set
+  geomlib fit -c my.yaml --print_config                  the recipe with all defaults
+  geomlib fit --model.help PotentialTask                 what a class takes
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Describe the verbs; Lightning's own parser takes the words themselves."""
+    verb = parser.prog.rpartition(" ")[2]
+    parser.usage = f"{parser.prog} {'' if verb == 'fit' else '[RUN] '}[-c RECIPE ...] [--KEY VALUE ...]"
+    parser.epilog = _EXAMPLES
+    group = parser.add_argument_group("options")
+    if verb != "fit":
+        group.add_argument("RUN", nargs="?", help="run folder: its config.yaml and best checkpoint")
+    group.add_argument("-c", "--config", metavar="RECIPE", help="recipe file, or the name of one that comes along")
+    group.add_argument("--ckpt_path", metavar="PATH", help="checkpoint to take weights (and, in a fit, all else) from")
+    if verb == "fit":
+        group.add_argument(
+            "--resume", metavar="PATH|auto", help="continue a checkpoint; auto: the latest of this recipe"
+        )
+        group.add_argument("--reset_optimizer", metavar="true", help="on resuming, drop the optimizer's moments")
+    group.add_argument("--name", help="name of the run; that of the recipe if not given")
+    group.add_argument("--runs", metavar="DIR", help="folder of all runs (runs)")
+    group.add_argument("--folder", metavar="DIR", help="exact run folder, instead of RUNS/NAME/version_N")
+    group.add_argument(
+        "--print_config", action="store_true", help="print the merged recipe with all defaults, and stop"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out a verb of training."""
+    from geomlib.training.cli import main, run_verb  # noqa: F401
+
+    words = _with_recipe_paths(_with_run_folder(args.verb, args.rest))
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.INFO if args.verbose else logging.WARNING)
+    return _report(args.verb, words)
+
+
+def _report(verb: str, words: Sequence[str]) -> int:
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    from geomlib.training.cli import run_verb
+
+    try:
+        done = run_verb(verb, words)
+    except SIGTERMException:
+        return 143
+    if not done.trainer.is_global_zero:
+        return 0
+    folder = Path(done.trainer.log_dir or ".")
+    if verb == "fit" and done.model_file is not None and done.model_file.path is not None:
+        print(f"model file: {_shown(done.model_file.path)} ({done.model_file.choice})")
+        print(f"next: geomlib test {_shown(folder)}")
+    elif verb == "validate":
+        metrics = {name.partition("/")[2]: float(value) for name, value in done.trainer.callback_metrics.items()}
+        print(_table("validation set", metrics, {}, lambda name: done.model.metric_unit(name)))
+    elif verb == "test" and done.predictions is not None:
+        found = done.predictions.metrics
+        title = f"test set, {found['graphs']} graphs"
+        print(_table(title, found["metrics"], found["mean_predictor"], lambda name: done.model.metric_unit(name)))
+        print(f"predictions: {_shown(folder / 'predictions.npz')}")
+        print(f"next: geomlib report {_shown(folder)}")
+    elif verb == "predict":
+        print(f"predictions: {_shown(folder / 'predict.npz')}")
+    return 0
+
+
+def _table(title: str, metrics: Mapping[str, float], reference: Mapping[str, float], unit: Any) -> str:
+    """Errors by field as text: MAE and RMSE, those of the mean predictor beside them."""
+    fields = list(dict.fromkeys(name.rpartition("_")[0] for name in metrics if name.endswith(("_mae", "_rmse"))))
+    columns = ["MAE", "RMSE"] + (["MAE of mean predictor", "RMSE of mean predictor"] if reference else [])
+    rows = [[title, "unit", *columns]]
+    for name in fields:
+        text, scale = unit(name), 1.0
+        if text.startswith("eV"):
+            text, scale = "m" + text, 1e3
+        values = [metrics.get(f"{name}_{kind}") for kind in ("mae", "rmse")]
+        if reference:
+            values += [reference.get(f"{name}_{kind}") for kind in ("mae", "rmse")]
+        rows.append([name, text, *("–" if value is None else f"{scale * value:.4g}" for value in values)])
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        pairs = enumerate(zip(row, widths, strict=True))
+        lines.append("  ".join(cell.ljust(width) if k < 2 else cell.rjust(width) for k, (cell, width) in pairs))
+    return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:]])
+
+
+def _shown(path: Path) -> str:
+    """Relative to the working directory where that is shorter."""
+    try:
+        return str(path.absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _with_run_folder(verb: str, words: Sequence[str]) -> list[str]:
+    """Replace a leading run folder by its recipe and its best checkpoint."""
+    if verb == "fit" or not words or words[0].startswith("-"):
+        return list(words)
+    folder = Path(words[0])
+    recipe = folder / "config.yaml"
+    if not recipe.is_file():
+        raise ConfigError(f"{folder}: is not a run folder (it has no config.yaml)")
+    typed = [word.partition("=")[0] for word in words]
+    found = ["-c", str(recipe)]
+    if "--ckpt_path" not in typed:
+        kinds = [folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
+        file = next((path for path in kinds if path.is_file()), None)
+        if file is None:
+            raise ConfigError(f"{folder}: holds no checkpoint; the fit ended before its first epoch did")
+        found += ["--ckpt_path", str(file)]
+    return [*found, *words[1:]]
+
+
+def _with_recipe_paths(words: Sequence[str]) -> list[str]:
+    """Replace the names of recipes that come along by their paths."""
+    out: list[str] = []
+    for word in words:
+        if out and out[-1] in ("-c", "--config"):
+            out.append(word if Path(word).is_file() else str(find_recipe(word).path))
+        elif word.startswith("--config="):
+            value = word.partition("=")[2]
+            out += ["-c", value if Path(value).is_file() else str(find_recipe(value).path)]
+        else:
+            out.append(word)
+    return out

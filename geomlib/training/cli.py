@@ -1,0 +1,363 @@
+"""Recipes and command line of training: Lightning's parser, with geomlib's classes, folders and rules.
+
+A recipe has the keys `seed_everything`, `model`, `data` and `trainer`. Several `-c` merge from left to right, and
+what is typed after them holds over them, also when a run is resumed. The net owns its cutoffs and whatever else the
+data needs to know, so nothing is linked and nothing is written twice.
+"""
+
+import argparse
+import hashlib
+import importlib.util
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+
+from geomlib.data import cards as _cards
+from geomlib.data.module import GraphDataModule
+from geomlib.data.splits import Split
+from geomlib.data.stores import Store
+from geomlib.errors import ConfigError, FileFormatError, GeomlibError, nearest
+from geomlib.files.checkpoint import read_checkpoint
+from geomlib.models import FAMILIES, family
+from geomlib.models.base import Net
+from geomlib.tasks import potential as _potential
+from geomlib.tasks.base import Task
+from geomlib.tasks.schedule import Schedule
+from geomlib.training import schedules as _schedules
+from geomlib.training.callbacks import EMA, Checkpoints, Progress
+from geomlib.training.messages import one_line
+from geomlib.training.outputs import ModelFile, Predictions
+
+__all__ = ["VERBS", "GeomlibCLI", "main", "run_verb"]
+
+logger = logging.getLogger(__name__)
+
+VERBS = {
+    "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
+    "validate": {"model", "dataloaders", "datamodule"},
+    "test": {"model", "dataloaders", "datamodule"},
+    "predict": {"model", "dataloaders", "datamodule", "return_predictions"},
+}
+"""Verb → arguments of the trainer's method that no one types."""
+
+_MODULES = (_cards, _potential, _schedules)
+"""Modules imported so that their classes can be named without a path in a recipe."""
+
+TRAINER_DEFAULTS = {
+    "inference_mode": False,  # forces are derivatives, in validation too
+    "use_distributed_sampler": False,  # the data module has its own, which neither pads nor repeats
+    "enable_model_summary": False,
+    "log_every_n_steps": 10,
+}
+
+
+RECIPE_KEYS = ("seed_everything", "model", "data", "trainer")
+
+
+class _SaveConfig(SaveConfigCallback):
+    """Writes the merged recipe into the run folder, without what concerned this one call."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace) -> None:
+        super().__init__(parser, Namespace({key: config[key] for key in RECIPE_KEYS}), overwrite=True)
+
+
+class GeomlibCLI(LightningCLI):
+    """Lightning's command line for one verb.
+
+    Args:
+        verb: one of `VERBS`.
+        argv: the words after the verb.
+    """
+
+    def __init__(self, verb: str, argv: Sequence[str]) -> None:
+        self.verb = verb
+        self.files = _config_files(argv)
+        self.model_file: ModelFile | None = None
+        self.predictions: Predictions | None = None
+        super().__init__(
+            model_class=Task,
+            datamodule_class=GraphDataModule,
+            save_config_callback=None,
+            trainer_defaults=dict(TRAINER_DEFAULTS),
+            seed_everything_default=0,
+            parser_kwargs={verb: {"exit_on_error": False, "allow_abbrev": False}, "exit_on_error": False},
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=[verb, *argv],
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    # ---------------------------------------------------------------- parsing
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # only the verb at hand, built three times faster
+        """The verb and its untyped arguments."""
+        return {self.verb: VERBS[self.verb]}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Where a run goes and what it continues."""
+        parser.add_argument(
+            "--name", type=str | None, default=None, help="name of the run; that of the recipe if not given"
+        )
+        parser.add_argument("--runs", type=str, default="runs", help="folder of all runs")
+        parser.add_argument(
+            "--folder", type=str | None, default=None, help="exact run folder, instead of RUNS/NAME/version_N"
+        )
+        if self.verb == "fit":
+            parser.add_argument(
+                "--resume",
+                type=str | None,
+                default=None,
+                help="checkpoint to continue from, or 'auto': the latest of NAME",
+            )
+            parser.add_argument("--reset_optimizer", type=bool, default=False, help="on resuming, drop the moments")
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in ("validate", "test"):
+            parser.set_defaults({"verbose": False})  # the table at the end says it better
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and turn the parser's complaint into one line."""
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*args parameter is intended.*")
+                self.config = parser.parse_args(args)
+        except argparse.ArgumentError as error:
+            options = [action.dest for action in self._subcommand_parsers[self.verb]._actions]
+            raise ConfigError(one_line(str(error), args[1:], self.files, _class_names(), options)) from None
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing in a checkpoint overrides what was typed."""
+
+    # ---------------------------------------------------------------- rules
+
+    def before_instantiate_classes(self) -> None:
+        """Settle folders, checkpoint and the settings of the trainer that geomlib decides."""
+        config = self.config[self.verb]
+        trainer = config.trainer
+        if trainer.inference_mode:
+            raise ConfigError(
+                "trainer.inference_mode must stay false: forces are derivatives, in validation and test too"
+            )
+        if trainer.strategy in ("auto", "ddp") and _many(trainer):
+            # a loss on forces alone leaves the last bias, and every net leaves what feeds no output, without gradient
+            trainer.strategy = "ddp_find_unused_parameters_true"
+        if config.name is None:
+            config.name = _run_name(self.files)
+        if self.verb == "fit":
+            config.ckpt_path = self._checkpoint(config)
+        config.weights_only = True
+        if config.get("ckpt_path") is not None:
+            config.ckpt_path = str(Path(config.ckpt_path))
+        if self.verb != "fit":
+            self._run_of_checkpoint(config)
+
+    def _checkpoint(self, config: Namespace) -> str | None:
+        if config.resume is not None and config.ckpt_path is not None:
+            raise ConfigError("give --resume or --ckpt_path, not both")
+        path: str | None = config.ckpt_path if config.resume is None else config.resume
+        if path != "auto":
+            return path
+        root = Path(config.folder) if config.folder else Path(config.runs) / config.name
+        found = sorted(root.glob("**/checkpoints/last.ckpt"), key=lambda file: file.stat().st_mtime)
+        if not found:
+            logger.warning("no checkpoint below %s to resume from: the fit starts afresh", root)
+            return None
+        return str(found[-1])
+
+    def _run_of_checkpoint(self, config: Namespace) -> None:
+        """Put what a test writes beside the checkpoint that it tests."""
+        if config.ckpt_path is None:
+            raise ConfigError(
+                f"'{self.verb}' needs weights: name a run folder ('geomlib {self.verb} runs/NAME/version_N') or a "
+                "checkpoint (--ckpt_path); 'geomlib evaluate' takes model files"
+            )
+        file = Path(config.ckpt_path)
+        if config.folder is None:
+            config.folder = str(file.parent.parent if file.parent.name == "checkpoints" else file.parent)
+        config.trainer.default_root_dir = config.folder
+        config.trainer.logger = False
+
+    # ---------------------------------------------------------------- trainer
+
+    def instantiate_classes(self) -> None:
+        """Build task, data and trainer; check the checkpoint against the task."""
+        try:
+            super().instantiate_classes()
+        except MisconfigurationException as error:
+            raise ConfigError(" ".join(str(error).split())) from None
+        except (ValueError, TypeError, argparse.ArgumentError) as error:
+            # the parser wraps what a constructor raises in layers of its own
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, GeomlibError):
+                cause = cause.__cause__ or cause.__context__
+            if cause is None:
+                raise
+            raise cause from None
+        config = self.config[self.verb]
+        if config.get("ckpt_path") is not None:
+            _check_checkpoint(config.ckpt_path, self.model)
+        if self.verb == "fit":
+            self.model.reset_optimizer = bool(config.reset_optimizer)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer with geomlib's loggers and callbacks where the recipe names none of their kind."""
+        config: dict[str, Any] = {**self._get(self.config_init, "trainer", default={}), **kwargs}
+        callbacks = config.pop("callbacks") or []
+        callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
+        if config["enable_checkpointing"] is not False and not any(isinstance(row, Checkpoints) for row in callbacks):
+            callbacks.append(Checkpoints())
+        if self.verb == "fit":
+            if config["logger"] is None or config["logger"] is True:
+                config["logger"] = self._loggers(self.config[self.verb])
+            self._add_fit_callbacks(callbacks, config)
+        elif self.verb != "validate":
+            self.predictions = Predictions()
+            callbacks.append(self.predictions)
+        if config["enable_progress_bar"] is not False and not any(isinstance(row, ProgressBar) for row in callbacks):
+            callbacks.append(Progress())
+        return Trainer(callbacks=callbacks, **config)
+
+    def _add_fit_callbacks(self, callbacks: list[Callback], config: dict[str, Any]) -> None:
+        if config["logger"] and not any(isinstance(row, LearningRateMonitor) for row in callbacks):
+            callbacks.append(LearningRateMonitor(logging_interval="step"))
+        self.model_file = ModelFile(_provenance(self.files))
+        callbacks.append(self.model_file)
+        if not config["fast_dev_run"]:
+            callbacks.append(_SaveConfig(self._parser(self.verb), self.config[self.verb]))
+
+    def _loggers(self, config: Namespace) -> list[Logger]:
+        if config.folder is not None:
+            folder = Path(config.folder)
+            if (folder / "metrics.csv").exists():
+                raise ConfigError(f"--folder {folder}: already holds a run; name another one")
+            where: dict[str, Any] = {"save_dir": str(folder), "name": "", "version": ""}
+        else:
+            where = {"save_dir": config.runs, "name": config.name}
+        csv = CSVLogger(**where, flush_logs_every_n_steps=20)
+        where["version"] = csv.version
+        loggers: list[Logger] = [csv]
+        if importlib.util.find_spec("tensorboard") is not None:
+            loggers.append(TensorBoardLogger(**where, default_hp_metric=False))
+        return loggers
+
+
+def run_verb(verb: str, argv: Sequence[str]) -> GeomlibCLI:
+    """Carry out a verb and return what it left behind (`trainer`, `model`, `model_file`, `predictions`).
+
+    Args:
+        verb: one of `VERBS`.
+        argv: the words after it.
+
+    Raises:
+        ConfigError: a recipe or a command line that can't be carried out.
+    """
+    _import_vocabulary()
+    with warnings.catch_warnings():
+        # graphs are cached after the first epoch, so loading in the main process is a choice, not an oversight
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # the errors of short epochs are logged as epochs
+        warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
+        # a warning of lightning 2.6 with torch 2.13; nothing of ours
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        return GeomlibCLI(verb, argv)
+
+
+def main(verb: str, argv: Sequence[str]) -> int:
+    """Carry out a verb of training and return the exit code."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        run_verb(verb, argv)
+    except SIGTERMException:
+        return 143
+    return 0
+
+
+def _import_vocabulary() -> None:
+    for name in FAMILIES:
+        family(name)
+
+
+def _class_names() -> list[str]:
+    names: set[str] = set()
+    pending: list[type] = [Task, Net, Store, Split, Schedule, GraphDataModule, EMA, Checkpoints]
+    while pending:
+        cls = pending.pop()
+        names.add(cls.__name__)
+        pending.extend(cls.__subclasses__())
+    return sorted(names | {"AdamW", "Adam", "SGD"})
+
+
+def _config_files(argv: Sequence[str]) -> list[str]:
+    """Files behind `-c` and `--config`, in order."""
+    files = []
+    for position, word in enumerate(argv):
+        if word in ("-c", "--config") and position + 1 < len(argv):
+            files.append(argv[position + 1])
+        elif word.startswith("--config="):
+            files.append(word.partition("=")[2])
+    return files
+
+
+def _run_name(files: Sequence[str]) -> str:
+    """Name of a run: the recipe's path below its recipe folder, the name of the run whose config.yaml is used again."""
+    if not files:
+        return "unnamed"
+    path = Path(files[0]).absolute()
+    if path.name == "config.yaml" and path.parent.name.startswith("version_"):
+        return path.parent.parent.name
+    for folder in path.parents:
+        if folder.name in ("recipes", "_recipes"):
+            return path.relative_to(folder).with_suffix("").as_posix()
+    return path.stem
+
+
+def _many(trainer: Namespace) -> bool:
+    """Whether the run will have several processes."""
+    devices = trainer.devices
+    if isinstance(devices, str) and devices.isdigit():
+        devices = int(devices)
+    if devices in ("auto", -1, "-1"):
+        devices = torch.cuda.device_count() if trainer.accelerator in ("auto", "gpu", "cuda") else 1
+    number = (
+        len(devices) if isinstance(devices, list) else devices.count(",") + 1 if isinstance(devices, str) else devices
+    )
+    return bool(trainer.num_nodes > 1 or number > 1)
+
+
+def _provenance(files: Sequence[str]) -> dict[str, Any]:
+    digest = hashlib.sha256(b"".join(Path(name).read_bytes() for name in files))
+    return {"recipe_sha256": digest.hexdigest()} if files else {}
+
+
+def _check_checkpoint(path: str, task: LightningModule) -> None:
+    """Refuse a checkpoint that is unsafe, damaged, or of another net, before anything is built on it.
+
+    Raises:
+        FileFormatError: unsafe, damaged, or not of geomlib.
+        ConfigError: tensors that don't fit the task's.
+    """
+    content = read_checkpoint(path)
+    if "geomlib" not in content or not isinstance(content.get("state_dict"), dict):
+        raise FileFormatError(f"{path}: is not a checkpoint of geomlib")
+    found, wanted = content["state_dict"], task.state_dict()
+    for name in [*wanted, *found]:
+        shapes = [list(state[name].shape) if name in state else "no such tensor" for state in (found, wanted)]
+        if shapes[0] != shapes[1]:
+            raise ConfigError(
+                f"{path}: is of another net: '{name}' has {shapes[0]}, the configured net has {shapes[1]}"
+                f"{nearest(name, found) if name not in found else ''}"
+            )
