@@ -34,8 +34,9 @@ class Calculator(AseCalculator):
     """ASE calculator of a geomlib potential, or of several as a committee.
 
     One evaluation gives all properties, and they are kept until the structure changes. Total charge and spin
-    multiplicity are read from `atoms.info["charge"]` and `atoms.info["spin"]`. Nothing outside the calculator is
-    touched: no default dtype, thread count or random state.
+    multiplicity are read from `atoms.info["charge"]` and `atoms.info["spin"]`, parameters of frames and atoms, for
+    nets that have them, from `atoms.info["frame_parameters"]` and `atoms.arrays["atom_parameters"]`. Nothing outside
+    the calculator is touched: no default dtype, thread count or random state.
 
     Several models make a committee: energies, forces and stress are means, and `energy_std`, `forces_std`,
     `stress_std` (standard deviations over the members, divided by their number) tell how far they disagree.
@@ -76,6 +77,12 @@ class Calculator(AseCalculator):
         self.spec = _common_spec(self.nets)
         self.elements = _common_elements(self.nets)
         self.device = _device(self.nets[0])
+        self._inputs = {name for net in self.nets for name in net.inputs}
+        self._parameters = tuple(
+            name
+            for name in ("frame_parameters", "atom_parameters")
+            if name in self._inputs or any(_core(net).config.get(name) for net in self.nets)
+        )
         edges = self.spec.find(RadiusEdges)
         self.neighbors = VerletList(edges, skin) if edges is not None else None
         if len(self.nets) > 1:
@@ -84,9 +91,11 @@ class Calculator(AseCalculator):
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What has changed since the last evaluation; besides what ASE looks at, charge and spin."""
         changes = list(super().check_state(atoms, tol))
-        last = None if self.atoms is None else self.atoms.info
-        if last is not None and any(last.get(key) != atoms.info.get(key) for key in ("charge", "spin")):
-            changes.append("info")
+        if self.atoms is not None:
+            for key in ("charge", "spin", *self._parameters):
+                old, new = (np.asarray(each.info.get(key, each.arrays.get(key))) for each in (self.atoms, atoms))
+                if not np.array_equal(old, new):
+                    changes.append(key)
         return changes
 
     def calculate(
@@ -144,12 +153,12 @@ class Calculator(AseCalculator):
             results += self._predict(self.spec.complete(graph), batch, first)
         return results
 
-    def _graph(self, atoms: Atoms, name: str = "structure") -> GraphData:
-        """The structure as the nets want it, without edges.
+    def check(self, atoms: Atoms, name: str = "structure") -> None:
+        """Raise unless the model can be asked about a structure.
 
         Raises:
             DataError: no atoms, or positions that are not finite.
-            UnknownElement: an element that the nets were not built for.
+            UnknownElement: an element that the model was not made for.
         """
         if len(atoms) == 0:
             raise DataError(f"{name} has no atoms")
@@ -167,7 +176,14 @@ class Calculator(AseCalculator):
                     f"{name} ({atoms.get_chemical_formula()}) contains {', '.join(unknown)}, which the model was not "
                     f"made for; it knows {', '.join(self.elements)}"
                 )
-        graph = from_atoms(atoms, fields=(), where=name)
+
+    def _graph(self, atoms: Atoms, name: str = "structure") -> GraphData:
+        """The structure as the nets want it, without edges."""
+        self.check(atoms, name)
+        graph = from_atoms(atoms, fields=self._parameters, where=name)
+        for field in ("charge", "spin_multiplicity"):
+            if field in graph and field not in self._inputs:
+                del graph[field]
         return graph if self.device.type == "cpu" else graph.to(self.device)
 
     def _predict(self, batch: GraphData, structures: Sequence[Atoms], first: int = 0) -> list[dict[str, Any]]:
@@ -238,10 +254,12 @@ def _has_stress(atoms: Atoms) -> bool:
 
 
 def _batches(structures: Iterable[Atoms], max_atoms: int) -> Iterator[list[Atoms]]:
+    """Consecutive structures, with and without charge and spin apart: the graphs of a batch have the same fields."""
     batch: list[Atoms] = []
     count = 0
     for atoms in structures:
-        if batch and count + len(atoms) > max_atoms:
+        alike = not batch or all((key in atoms.info) == (key in batch[0].info) for key in ("charge", "spin"))
+        if batch and (count + len(atoms) > max_atoms or not alike):
             yield batch
             batch, count = [], 0
         batch.append(atoms)

@@ -64,10 +64,10 @@ class PhononResult:
 def default_supercell(atoms: Atoms, length: float = 10.0) -> tuple[int, int, int]:
     """Repetitions that make periodic directions at least `length` [Å] long."""
     lengths = atoms.cell.lengths()
-    a, b, c = (
+    repeats = [
         int(np.ceil(length / size)) if periodic else 1 for size, periodic in zip(lengths, atoms.pbc, strict=True)
-    )
-    return a, b, c
+    ]
+    return repeats[0], repeats[1], repeats[2]
 
 
 def phonons(
@@ -201,7 +201,7 @@ def _with_ase(
 ) -> tuple[ForceConstants, float]:
     cell = atoms.copy()
     cell.set_constraint()
-    engine = AsePhonons(cell, supercell=supercell, delta=displacement, name="unused")
+    engine: Any = AsePhonons(cell, supercell=supercell, delta=displacement, name="unused")
     large = cell * supercell
     names, structures = ["eq"], [large]
     for atom in range(len(cell)):
@@ -244,11 +244,11 @@ def _with_phonopy(
         raise MissingExtra("phonopy", "md", "the phonon engine 'phonopy'") from None
     cell = PhonopyAtoms(symbols=list(atoms.symbols), cell=np.array(atoms.cell), positions=atoms.positions)
     cell.masses = atoms.get_masses()
-    engine = Phonopy(cell, supercell_matrix=np.diag(supercell), primitive_matrix=np.eye(3))
+    engine: Any = Phonopy(cell, supercell_matrix=np.diag(supercell), primitive_matrix=np.eye(3))
     engine.generate_displacements(distance=displacement)
     structures = [
         Atoms(list(large.symbols), positions=large.positions, cell=large.cell, pbc=atoms.pbc, info=atoms.info)
-        for large in (engine.supercell, *engine.supercells_with_displacements)
+        for large in [engine.supercell, *engine.supercells_with_displacements]
     ]
     forces = _forces(structures, calculator, progress)
     largest = float(np.linalg.norm(forces[0], axis=1).max())

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms, units
@@ -98,24 +99,25 @@ def relax(
     volume = abs(atoms.cell.volume)
     if settings.symmetry:
         _fix_symmetry(atoms)
-    target = atoms if settings.cell == "fixed" else _cell_filter(atoms, settings)
+    target: Any = atoms if settings.cell == "fixed" else _cell_filter(atoms, settings)
     optimizer = OPTIMIZERS[settings.optimizer](target, logfile=None)
     initial = float(atoms.get_potential_energy())
     converged = False
-    for converged in optimizer.irun(fmax=settings.fmax, steps=settings.steps):
+    for reached in optimizer.irun(fmax=settings.fmax, steps=settings.steps):
+        converged = bool(reached)
         if progress is not None:
             gradient = np.linalg.norm(target.get_forces(), axis=1).max()
             progress(optimizer.nsteps, float(atoms.get_potential_energy()), float(gradient))
         if trajectory is not None:
             trajectory.write(snapshot(atoms, structure=number, step=optimizer.nsteps))
-    final = snapshot(atoms, structure=number, converged=bool(converged))
+    final = snapshot(atoms, structure=number, converged=converged)
     stress = None
     if "stress" in final.calc.results:
         external = np.array([1, 1, 1, 0, 0, 0]) * settings.pressure * units.GPa
         stress = float(np.abs(final.get_stress() + external).max() / units.GPa)
     return Relaxation(
         atoms=final,
-        converged=bool(converged),
+        converged=converged,
         steps=optimizer.nsteps,
         initial_energy=initial,
         energy=float(final.get_potential_energy()),
@@ -182,7 +184,7 @@ def _progress_so_far(output: Path, trajectory: Path | None, resume: bool) -> tup
     done = len(read(output, index=":")) if output.is_file() and output.stat().st_size else 0
     if trajectory is None or not trajectory.is_file() or not trajectory.stat().st_size:
         return done, None
-    last = read(trajectory, index=-1)
+    (last,) = read(trajectory, index="-1:")
     return done, last if last.info.get("structure") == done else None
 
 
@@ -231,8 +233,8 @@ def _strain_mask(atoms: Atoms) -> np.ndarray:
         others = np.delete(np.array(atoms.cell), axis, axis=0)
         if np.delete(vector, along).max() > 1e-6 or np.abs(others[:, along]).max() > 1e-6:
             raise DataError(
-                f"the cell of {atoms.get_chemical_formula()} can't relax: its open lattice vector {axis} must lie along "
-                "x, y or z and be perpendicular to the periodic ones; turn the structure"
+                f"the cell of {atoms.get_chemical_formula()} can't relax: its open lattice vector {axis} must lie "
+                "along x, y or z and be perpendicular to the periodic ones; turn the structure"
             )
         mask[along, :] = mask[:, along] = 0.0
     return mask

@@ -1,0 +1,107 @@
+"""`geomlib evaluate`: errors of a model file on labelled structures."""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from geomlib.commands.potential import add_model_arguments, make_calculator
+from geomlib.commands.progress import ProgressLine
+from geomlib.errors import ConfigError, FileFormatError
+
+if TYPE_CHECKING:
+    from geomlib.apply.evaluate import Evaluation
+    from geomlib.data.stores import Store
+
+__all__ = ["configure", "run"]
+
+_EPILOG = """
+DATA is an extended XYZ file, an ASE database, a deepmd system or a folder of them, a flat store, or card:NAME.
+Labels under other names: --key energy=dft_energy; in other units: --unit energy=kcal/mol.
+
+examples:
+  geomlib evaluate model.safetensors test.extxyz
+  geomlib evaluate model.safetensors test.extxyz --output predicted.extxyz --json
+  geomlib evaluate model.safetensors card:ethanol --split test
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `geomlib evaluate`."""
+    add_model_arguments(parser)
+    parser.epilog = _EPILOG
+    parser.add_argument("data", metavar="DATA", help="structures with energies, forces or stress")
+    parser.add_argument("--output", "-o", metavar="FILE", help="write the structures with predictions here (.extxyz)")
+    parser.add_argument("--key", action="append", default=[], metavar="FIELD=KEY", help="name of a label in DATA")
+    parser.add_argument("--unit", action="append", default=[], metavar="FIELD=UNIT", help="unit of a label in DATA")
+    parser.add_argument("--split", metavar="PART", help="of a data set with a card, e.g. test")
+    parser.add_argument("--max-atoms", type=int, default=256, metavar="N", help="atoms in a batch (256)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out `geomlib evaluate`."""
+    from geomlib.apply.evaluate import evaluate
+
+    store = _open(args.data, _pairs(args.key, "--key"), _pairs(args.unit, "--unit"), args.split)
+    line = ProgressLine(len(store), "structure")
+    try:
+        result = evaluate(make_calculator(args), store, args.max_atoms, args.output, lambda done, _: line.update(done))
+    finally:
+        line.close()
+    if args.json:
+        print(json.dumps({"model": args.model, "data": args.data, "output": args.output, **asdict(result)}))
+    else:
+        print("\n".join(_report(args, result)))
+    return 0
+
+
+def _pairs(words: list[str], option: str) -> dict[str, str]:
+    pairs = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals and value):
+            raise ConfigError(f"{option} {word}: expected FIELD=VALUE, e.g. energy=dft_energy")
+        pairs[name] = value
+    return pairs
+
+
+def _open(source: str, keys: dict[str, str], units: dict[str, str], split: str | None) -> "Store":
+    """Store of `source`; labels that it lacks become NaN."""
+    from geomlib.data.cards import AseDbStore, CardStore, DeepmdStore, ExtxyzStore, FlatStore
+
+    if source.startswith("card:"):
+        return CardStore(source.removeprefix("card:"), split)
+    path = Path(source)
+    if split is not None:
+        raise ConfigError(f"--split {split}: only data sets with a card (card:NAME) have splits, not {source}")
+    if not path.exists():
+        raise FileFormatError(f"{path}: there is no such file or folder")
+    if path.suffix == ".npz" or (path / "header.json").is_file():
+        return FlatStore(path)
+    if path.is_dir() or path.suffix in (".h5", ".hdf5"):
+        return DeepmdStore(source, fields=(), partial=("energy", "forces", "virial"), units=units)
+    store = AseDbStore if path.suffix in (".db", ".json") else ExtxyzStore
+    partial = ("pos", "cell", "energy", "forces", "stress", "virial")
+    return store(path, keys=keys, units=units, fields=(), partial=partial)
+
+
+def _report(args: argparse.Namespace, result: "Evaluation") -> list[str]:
+    lines = [f"{result.structures:,} structures of {args.data}", ""]
+    rows = [(name, errors) for name, errors in result.errors.items()]
+    rows += [(f"  on {symbol}", errors) for symbol, errors in result.forces_by_element.items()]
+    lines.append(f"{'':<12}{'MAE':>12}{'RMSE':>12}{'spread':>12}  {'unit':<10}{'count':>12}")
+    lines += [
+        f"{name:<12}{row.mae:>12.4g}{row.rmse:>12.4g}{row.spread:>12.4g}  {row.unit:<10}{row.count:>12,}"
+        for name, row in rows
+    ]
+    lines += ["", "spread: standard deviation of the labels, the RMSE of a model that only knows their mean"]
+    if result.skipped:
+        lines.append(f"skipped, {len(result.skipped)} in all:")
+        lines += [f"  {where}: {why}" for where, why in result.skipped[:5]]
+        if len(result.skipped) > 5:
+            lines.append(f"  and {len(result.skipped) - 5} more (all with --json)")
+    if args.output:
+        lines.append(f"wrote {args.output}")
+    lines.append(f"next: geomlib md {args.model} {args.data if Path(args.data).is_file() else 'STRUCTURE'}")
+    return lines

@@ -1,0 +1,35 @@
+"""What the verbs that use a potential have in common: options, the calculator, names of files."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from geomlib.apply.ase import Calculator
+
+__all__ = ["add_model_arguments", "make_calculator", "stem", "structure_help"]
+
+structure_help = "a file that ASE reads, with @INDEX for one of its frames, or card:NAME:INDEX of a data set"
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add MODEL, --device, --dtype and --json."""
+    parser.add_argument("model", metavar="MODEL", help="a model file (.safetensors) or a checkpoint (.ckpt)")
+    parser.add_argument("--device", help="e.g. cuda; the CPU if not given")
+    parser.add_argument("--dtype", choices=("float32", "float64"), help="precision; that of the model if not given")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def make_calculator(args: argparse.Namespace) -> "Calculator":
+    """The calculator that the options describe."""
+    from geomlib.apply.ase import Calculator
+
+    return Calculator(args.model, device=args.device, dtype=args.dtype)
+
+
+def stem(source: str) -> str:
+    """Beginning of the names of files about a structure: its file's name without folder, ending and index."""
+    if source.startswith("card:"):
+        return source.removeprefix("card:").replace(":", "-").replace("/", "-")
+    name = Path(source.rpartition("@")[0] or source).name
+    return name.removesuffix(".gz").split(".")[0] or name
