@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from geomlib.data.augmentation import rotate
 from geomlib.data.graph import GraphData, collate
@@ -170,6 +171,24 @@ class GraphLoader:
         for batch in self._loader:
             self._handed_out += 1
             yield batch
+
+    @property
+    def _iterator(self) -> Any:
+        # Lightning shuts the workers of whatever has an attribute of this name down when a loop ends or fails
+        return self._loader._iterator
+
+    @_iterator.setter
+    def _iterator(self, iterator: None) -> None:
+        self._loader._iterator = iterator
+
+    def close(self) -> None:
+        """Stop the workers; the next iteration starts new ones.
+
+        Left to the garbage collector, which closes their queues first, each would be waited for in vain for 5 s.
+        """
+        if isinstance(self._loader._iterator, _MultiProcessingDataLoaderIter):
+            self._loader._iterator._shutdown_workers()
+        self._loader._iterator = None
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch, batches handed out in it, and what the order depends on; plain numbers."""

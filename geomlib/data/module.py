@@ -82,6 +82,7 @@ class GraphDataModule(LightningDataModule):
         # without padding, some process may have no graph to evaluate
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self._parts: dict[str, tuple[Store, Tensor]] | None = None
+        self._loaders: list[GraphLoader] = []
         self._prepared: dict[int, tuple[Store, FlatStore]] = {}
 
     @property
@@ -169,7 +170,13 @@ class GraphDataModule(LightningDataModule):
         )
         strategy = getattr(self.trainer, "strategy", None)
         pin = strategy is not None and strategy.root_device.type == "cuda"
-        return GraphLoader(dataset, batches, self.num_workers, pin_memory=pin)
+        self._loaders.append(GraphLoader(dataset, batches, self.num_workers, pin_memory=pin))
+        return self._loaders[-1]
+
+    def teardown(self, stage: str) -> None:
+        """Stop the workers."""
+        while self._loaders:
+            self._loaders.pop().close()
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
