@@ -42,16 +42,29 @@ class AseDbStore(AtomsStore):
         selection: str = "",
     ) -> None:
         self.path = Path(path)
-        super().__init__(self._rows(selection), str(path), keys, units, fields, partial)
+        super().__init__(_rows(self.path, selection), str(path), keys, units, fields, partial)
 
-    def _rows(self, selection: str) -> Iterator[tuple[Atoms, str]]:
-        if not self.path.is_file():
-            raise FileFormatError(f"{self.path}: there is no such file")
-        try:
-            for row in connect(self.path).select(selection or None, sort="id"):
-                atoms = row.toatoms()
-                atoms.info.update({**row.key_value_pairs, **row.data})
-                yield atoms, f"{self.path}, row {row.id}"
-        except (sqlite3.Error, json.JSONDecodeError, KeyError, ValueError, OSError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise FileFormatError(f"{self.path}: can't be read as an ASE database ({reason[:160]})") from None
+    @staticmethod
+    def first_row(path: Path) -> Atoms:
+        """The first structure of a database.
+
+        Raises:
+            FileFormatError: it can't be read, or is empty.
+        """
+        for atoms, _ in _rows(path, ""):
+            return atoms
+        raise FileFormatError(f"{path}: holds no structures")
+
+
+def _rows(path: Path, selection: str) -> Iterator[tuple[Atoms, str]]:
+    """Structures and where each comes from."""
+    if not path.is_file():
+        raise FileFormatError(f"{path}: there is no such file")
+    try:
+        for row in connect(path).select(selection or None, sort="id"):
+            atoms = row.toatoms()
+            atoms.info.update({**row.key_value_pairs, **row.data})
+            yield atoms, f"{path}, row {row.id}"
+    except (sqlite3.Error, json.JSONDecodeError, KeyError, ValueError, OSError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise FileFormatError(f"{path}: can't be read as an ASE database ({reason[:160]})") from None

@@ -15,7 +15,7 @@ from geomlib.data.graph import GraphData
 from geomlib.errors import DataError
 from geomlib.units import conversion_factor
 
-__all__ = ["from_atoms", "to_atoms"]
+__all__ = ["from_atoms", "known_keys", "known_labels", "to_atoms"]
 
 _RESULTS = {"atom_energy": "energies"}
 """Field → key of an ASE calculator's results, where the names differ."""
@@ -95,6 +95,11 @@ def _find(atoms: Atoms, name: str, key: str) -> Any:
         return atoms.arrays[key]
     results = atoms.calc.results if atoms.calc is not None else {}
     return results.get(_RESULTS.get(key, key))
+
+
+def known_labels(atoms: Atoms) -> list[str]:
+    """The fields among energy, forces, stress and virial that a structure has under their own names."""
+    return [name for name in ("energy", "forces", "stress", "virial") if _find(atoms, name, name) is not None]
 
 
 def known_keys(atoms: Atoms) -> list[str]:

@@ -69,7 +69,8 @@ class Card:
         source: where it comes from.
         files: sizes and checksums.
         partial: fields that some graphs lack.
-        splits: part → ranges or lists of numbers, see `FileSplit`.
+        splits: part → ranges or lists of numbers, see `FileSplit`; or name → such parts, for a data set that can be
+            divided in several ways, of which the first is the official one.
         sample: `{file, graphs}` and optionally `splits`: a small flat store that stands in where the files are absent.
         notes: anything else.
         folder: where the card was found.
@@ -129,6 +130,9 @@ class Card:
             raise FileFormatError(
                 f"{path}: store class '{chosen}' is unknown{nearest(str(chosen), STORES)}; {sorted(STORES)}"
             )
+        for file in self.files:
+            if Path(file.path).is_absolute() or ".." in Path(file.path).parts:
+                raise FileFormatError(f"{path}: the file '{file.path}' must stand below the card's folder")
         for key, entry in self.fields.items():
             if not isinstance(entry, dict) or "field" not in entry:
                 raise FileFormatError(f"{path}: '{key}' must say which field it is: {{field: energy, unit: eV}}")
@@ -222,11 +226,15 @@ class Card:
             )
         return str(found or self.folder / name) + hash_sign + group
 
-    def parts(self, total: int) -> dict[str, Int[Tensor, " graphs"]]:
-        """Positions by part of the official split.
+    def parts(self, total: int, split: str | None = None) -> dict[str, Int[Tensor, " graphs"]]:
+        """Positions by part.
+
+        Args:
+            total: number of graphs in the store.
+            split: which of the named splits; None is the official one.
 
         Raises:
-            ConfigError: the card has no splits.
+            ConfigError: the card has no splits, or none of that name.
         """
         splits = self.splits
         if self.uses_sample:
@@ -234,7 +242,14 @@ class Card:
             splits = self.sample.get("splits", splits)
         if not splits:
             raise ConfigError(f"data set '{self.name}' has no official split; choose one, e.g. RandomSplit")
-        return read_parts(splits, total, f"data set '{self.name}'")
+        where = f"data set '{self.name}'"
+        named = {str(name): parts for name, parts in splits.items() if isinstance(parts, Mapping)}
+        if split is None and not named:
+            return read_parts(splits, total, where)
+        name = next(iter(named)) if split is None else split
+        if name not in named:
+            raise ConfigError(f"{where} has no split named '{name}'{nearest(name, named)}; it has {list(named)}")
+        return read_parts(named[name], total, f"{where}, split '{name}'")
 
 
 def file_sha256(path: Path) -> str:
@@ -287,7 +302,7 @@ class CardStore(Store):
 
     Args:
         name: name of the data set, or path of its card.
-        split: only the graphs of this part of the official split, e.g. `"train"`.
+        split: only the graphs of this part of the official split, e.g. `"train"`, or of a named one, e.g. `"all/train"`.
 
     Raises:
         DataError: there is no such data set, or its files are missing and it has no sample.
@@ -304,10 +319,11 @@ class CardStore(Store):
             )
         self.store = self.card.open()
         if split is not None:
-            parts = self.card.parts(len(self.store))
-            if split not in parts:
+            named, _, part = split.rpartition("/")
+            parts = self.card.parts(len(self.store), named or None)
+            if part not in parts:
                 raise ConfigError(f"data set '{self.card.name}' has no split '{split}'; it has {sorted(parts)}")
-            self.store = SubsetStore(self.store, parts[split])
+            self.store = SubsetStore(self.store, parts[part])
         self.fields, self.partial = self.store.fields, self.store.partial
 
     def __len__(self) -> int:
@@ -336,15 +352,16 @@ class CardStore(Store):
 
 
 class CardSplit(Split):
-    """The official split of a data set.
+    """A split that stands on the card of a data set.
 
     Args:
         name: name of the data set, or path of its card; the store must be that data set, whole.
+        split: which of the card's named splits; None is the official one.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, split: str | None = None) -> None:
+        self.name, self.split = name, split
 
     def indices(self, store: Store) -> dict[str, Tensor]:
         """See `Split`."""
-        return checked_parts(find_card(self.name).parts(len(store)), store)
+        return checked_parts(find_card(self.name).parts(len(store), self.split), store)

@@ -175,8 +175,8 @@ class DeepmdStore(Store):
         units: dict[str, str] | None = None,
         type_map: list[str] | None = None,
     ) -> None:
-        self.labels = tuple(dict.fromkeys((*fields, *partial)))
         self.partial = tuple(partial)
+        self.labels = tuple(dict.fromkeys(name for name in (*fields, *partial) if name not in ("pos", "cell")))
         for name in self.labels:
             field(name)
             if name not in _FILES and name not in ("charge", "spin_multiplicity"):
@@ -203,6 +203,13 @@ class DeepmdStore(Store):
             )
         extra = ("charge", "spin_multiplicity") if self._charge_spin else ()
         self.fields = tuple(dict.fromkeys(("pos", "atomic_number", "cell", "pbc", *self.labels, *extra)))
+
+    @staticmethod
+    def labels_of(systems: str) -> list[str]:
+        """The fields among energy, forces and virial that the first system at or below a path has."""
+        source = _Source(next(_find_systems(systems)))
+        arrays = source.arrays(source.sets()[0]) if source.sets() else []
+        return [name for name in ("energy", "forces", "virial") if _FILES[name] in arrays]
 
     def _check_labels(self) -> None:
         for part in self._sets:

@@ -14,7 +14,7 @@ from geomlib.data.splits import parse_indices
 from geomlib.data.stores import MemoryStore, common_fields
 from geomlib.errors import DataError, FileFormatError, GeomlibWarning
 
-__all__ = ["AtomsStore", "ExtxyzStore", "read_frames"]
+__all__ = ["AtomsStore", "ExtxyzStore", "first_frame", "read_frames"]
 
 
 def read_frames(path: Path) -> Iterator[str]:
@@ -72,6 +72,15 @@ def _parse(text: str, where: str) -> Atoms:
     ) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise FileFormatError(f"{where}: not extended XYZ ({reason[:160]})") from None
+
+
+def first_frame(path: Path) -> Atoms:
+    """The first structure of an extended XYZ file.
+
+    Raises:
+        FileFormatError: see `read_frames`.
+    """
+    return _parse(next(read_frames(path)), f"{path}, frame 0")
 
 
 class AtomsStore(MemoryStore):
