@@ -90,7 +90,11 @@ class GeomlibCLI(LightningCLI):
             save_config_callback=None,
             trainer_defaults=dict(TRAINER_DEFAULTS),
             seed_everything_default=0,
-            parser_kwargs={verb: {"exit_on_error": False, "allow_abbrev": False}, "exit_on_error": False},
+            parser_kwargs={
+                verb: {"exit_on_error": False, "allow_abbrev": False},
+                "exit_on_error": False,
+                "allow_abbrev": False,
+            },
             subclass_mode_model=True,
             subclass_mode_data=True,
             args=[verb, *argv],
@@ -270,7 +274,8 @@ def run_verb(verb: str, argv: Sequence[str]) -> GeomlibCLI:
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         # the errors of short epochs are logged as epochs
         warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
-        # a warning of lightning 2.6 with torch 2.13; nothing of ours
+        # lightning 2.6 calls what newer versions of torch and of its parser deprecate
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(lightning|jsonargparse)\b")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
         return GeomlibCLI(verb, argv)
 

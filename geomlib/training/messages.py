@@ -69,7 +69,10 @@ def one_line(
     if found := _NO_CLASS.search(error):
         return f"{place(found[1])}: '{where}' names the class '{found[1]}', which is unknown" + nearest(found[1], known)
     if found := _LEAF.search(error):
-        return f"{place(where)}: '{where}': {_squeeze(found[1].strip(' -'))}"
+        complaint = _squeeze(found[1].strip(" -"))
+        if ", got " not in complaint and (got := re.search(r"Given value: (.*)", error)):
+            complaint = _squeeze(re.sub(r"^Expected an? ", "expected ", complaint) + f", got {got[1]}")
+        return f"{place(where)}: '{where}': {complaint}"
     return f"{', '.join(files) or 'command line'}: {_squeeze(error)}"
 
 
