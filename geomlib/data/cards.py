@@ -226,6 +226,16 @@ class Card:
             )
         return str(found or self.folder / name) + hash_sign + group
 
+    @property
+    def named_splits(self) -> dict[str, Any]:
+        """Name → parts as they stand on the card (of the sample if that stands in); `""` names a lone split."""
+        splits = self.splits
+        if self.uses_sample:
+            assert self.sample is not None
+            splits = self.sample.get("splits", splits)
+        named = {str(name): parts for name, parts in splits.items() if isinstance(parts, Mapping)}
+        return named or ({"": splits} if splits else {})
+
     def parts(self, total: int, split: str | None = None) -> dict[str, Int[Tensor, " graphs"]]:
         """Positions by part.
 
@@ -236,20 +246,14 @@ class Card:
         Raises:
             ConfigError: the card has no splits, or none of that name.
         """
-        splits = self.splits
-        if self.uses_sample:
-            assert self.sample is not None
-            splits = self.sample.get("splits", splits)
-        if not splits:
-            raise ConfigError(f"data set '{self.name}' has no official split; choose one, e.g. RandomSplit")
+        named = self.named_splits
         where = f"data set '{self.name}'"
-        named = {str(name): parts for name, parts in splits.items() if isinstance(parts, Mapping)}
-        if split is None and not named:
-            return read_parts(splits, total, where)
+        if not named:
+            raise ConfigError(f"{where} has no official split; choose one, e.g. RandomSplit")
         name = next(iter(named)) if split is None else split
         if name not in named:
             raise ConfigError(f"{where} has no split named '{name}'{nearest(name, named)}; it has {list(named)}")
-        return read_parts(named[name], total, f"{where}, split '{name}'")
+        return read_parts(named[name], total, f"{where}, split '{name}'" if name else where)
 
 
 def file_sha256(path: Path) -> str:
@@ -302,7 +306,8 @@ class CardStore(Store):
 
     Args:
         name: name of the data set, or path of its card.
-        split: only the graphs of this part of the official split, e.g. `"train"`, or of a named one, e.g. `"all/train"`.
+        split: only the graphs of this part of the official split, e.g. `"train"`, or of a named one, e.g.
+            `"all/train"`.
 
     Raises:
         DataError: there is no such data set, or its files are missing and it has no sample.

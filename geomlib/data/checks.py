@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Literal
 
 import torch
@@ -60,20 +61,23 @@ def check_card(card: Card, progress: bool = False) -> Iterator[Finding]:
     expected = (card.sample or {}).get("graphs") if card.uses_sample else card.graphs
     if expected != len(store):
         yield Finding("error", card.name, "graphs", f"{len(store)} graphs, the card says {expected}")
-    splits = ((card.sample or {}).get("splits") if card.uses_sample else None) or card.splits
-    parts: dict[str, Tensor] = {}
-    for name, chosen in splits.items():
-        try:
-            parts[name] = parse_indices(chosen, len(store), f"split '{name}'")
-        except GeomlibError as error:
-            yield Finding("error", card.name, name, str(error))
-    names = list(parts)
-    for position, first in enumerate(names):
-        for second in names[position + 1 :]:
-            shared = parts[first][torch.isin(parts[first], parts[second])]
-            for index in shared.tolist():
-                yield Finding("error", store.describe(index), "splits", f"is in '{first}' and in '{second}'")
-    yield from check_store(store, allowed=card.partial, parts=parts, progress=progress)
+    official: dict[str, Tensor] = {}
+    for number, (name, chosen) in enumerate(card.named_splits.items()):
+        parts: dict[str, Tensor] = {}
+        for part, text in chosen.items():
+            try:
+                parts[part] = parse_indices(text, len(store), f"split '{name}'" if name else "split")
+            except GeomlibError as error:
+                yield Finding("error", card.name, part, str(error))
+        yield from _overlaps(parts, store)
+        official = parts if number == 0 else official
+    yield from check_store(store, allowed=card.partial, parts=official, progress=progress)
+
+
+def _overlaps(parts: Mapping[str, Tensor], store: Store) -> Iterator[Finding]:
+    for first, second in combinations(parts, 2):
+        for index in parts[first][torch.isin(parts[first], parts[second])].tolist():
+            yield Finding("error", store.describe(index), "splits", f"is in '{first}' and in '{second}'")
 
 
 def check_store(

@@ -34,11 +34,8 @@ class GraphData(Data):
                 setattr(self, name, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if (
-            not name.startswith("_")
-            and name not in STRUCTURAL
-            and not isinstance(getattr(type(self), name, None), property)
-        ):
+        # PyG has properties for x, y, edge_attr, …, which are no fields here; num_nodes has a setter that explains itself
+        if not name.startswith("_") and name not in STRUCTURAL and name != "num_nodes":
             field(name)
         super().__setattr__(name, value)
 
