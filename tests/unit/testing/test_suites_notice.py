@@ -247,8 +247,8 @@ def test_notices_energies_that_do_not_add_up(monkeypatch):
 class Forgetful(ToyPotential):
     """Its config does not say all."""
 
-    def __init__(self, elements, strength=1.0):
-        super().__init__(elements)
+    def __init__(self, elements, strength=1.0, **options):
+        super().__init__(elements, **options)
         self.strength = strength
 
     def forward(self, batch):
