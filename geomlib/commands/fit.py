@@ -49,8 +49,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out a verb of training."""
-    from geomlib.training.cli import main, run_verb  # noqa: F401
-
     words = _with_recipe_paths(_with_run_folder(args.verb, args.rest))
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.INFO if args.verbose else logging.WARNING)
@@ -68,10 +66,9 @@ def _report(verb: str, words: Sequence[str]) -> int:
         return 143
     if not done.trainer.is_global_zero:
         return 0
-    folder = Path(done.trainer.log_dir or ".")
     if verb == "fit" and done.model_file is not None and done.model_file.path is not None:
         print(f"model file: {_shown(done.model_file.path)} ({done.model_file.choice})")
-        print(f"next: geomlib test {_shown(folder)}")
+        print(f"next: geomlib test {_shown(done.model_file.folder)}")
     elif verb == "validate":
         metrics = {name.partition("/")[2]: float(value) for name, value in done.trainer.callback_metrics.items()}
         print(_table("validation set", metrics, {}, lambda name: done.model.metric_unit(name)))
@@ -79,10 +76,10 @@ def _report(verb: str, words: Sequence[str]) -> int:
         found = done.predictions.metrics
         title = f"test set, {found['graphs']} graphs"
         print(_table(title, found["metrics"], found["mean_predictor"], lambda name: done.model.metric_unit(name)))
-        print(f"predictions: {_shown(folder / 'predictions.npz')}")
-        print(f"next: geomlib report {_shown(folder)}")
-    elif verb == "predict":
-        print(f"predictions: {_shown(folder / 'predict.npz')}")
+        print(f"predictions: {_shown(done.predictions.folder / 'predictions.npz')}")
+        print(f"next: geomlib report {_shown(done.predictions.folder)}")
+    elif verb == "predict" and done.predictions is not None:
+        print(f"predictions: {_shown(done.predictions.folder / 'predict.npz')}")
     return 0
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from geomlib.errors import ConfigError
 from geomlib.tasks.base import Task
 
-__all__ = ["EMA", "Checkpoints", "Progress", "is_dry_run"]
+__all__ = ["EMA", "Checkpoints", "Progress", "is_dry_run", "run_folder"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,11 @@ logger = logging.getLogger(__name__)
 def is_dry_run(trainer: Trainer) -> bool:
     """Whether this is one of Lightning's `fast_dev_run`s, which leave no files."""
     return bool(getattr(trainer, "fast_dev_run", False))
+
+
+def run_folder(trainer: Trainer) -> Path:
+    """Folder of the run. The processes tell it each other: all have to ask."""
+    return Path(trainer.log_dir or trainer.default_root_dir)
 
 
 class EMA(WeightAveraging):
@@ -125,7 +130,7 @@ class Checkpoints(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Choose the folder and the metric."""
-        self.folder = Path(trainer.log_dir or trainer.default_root_dir).absolute() / "checkpoints"
+        self.folder = run_folder(trainer).absolute() / "checkpoints"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After a resume, bring the best checkpoint so far along into this run's folder."""

@@ -274,6 +274,8 @@ def run_verb(verb: str, argv: Sequence[str]) -> GeomlibCLI:
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         # the errors of short epochs are logged as epochs
         warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
+        # DDP minds the strides of axes of length one, which mean nothing
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         # lightning 2.6 calls what newer versions of torch and of its parser deprecate
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(lightning|jsonargparse)\b")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")

@@ -16,7 +16,7 @@ from geomlib.data.graph import GraphData
 from geomlib.files.checkpoint import load_checkpoint_net
 from geomlib.files.modelfile import save
 from geomlib.tasks.base import Task
-from geomlib.training.callbacks import EMA, Checkpoints, is_dry_run
+from geomlib.training.callbacks import EMA, Checkpoints, is_dry_run, run_folder
 
 __all__ = ["ModelFile", "Predictions", "in_order"]
 
@@ -36,12 +36,16 @@ class ModelFile(Callback):
 
     def __init__(self, provenance: Mapping[str, Any] | None = None) -> None:
         self.provenance = dict(provenance or {})
+        self.folder = Path()
         self.path: Path | None = None
         self.choice = ""
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Note the folder, on which the processes agree now."""
+        self.folder = run_folder(trainer)
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it."""
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
         if is_dry_run(trainer) or not trainer.is_global_zero or not isinstance(pl_module, Task):
             return
         checkpoints = next((row for row in trainer.callbacks if isinstance(row, Checkpoints)), None)  # type: ignore[attr-defined]
@@ -54,7 +58,7 @@ class ModelFile(Callback):
         else:
             net = pl_module.net
             self.choice = f"last{averaged} weights, step {trainer.global_step}"
-        self.path = save(net, folder / "model.safetensors", **{"metrics": metrics, **self.provenance})
+        self.path = save(net, self.folder / "model.safetensors", **{"metrics": metrics, **self.provenance})
         logger.info("%s: %s", self.path, self.choice)
 
 
@@ -68,7 +72,12 @@ class Predictions(Callback):
 
     def __init__(self) -> None:
         self._rows: list[dict[str, np.ndarray]] = []
+        self.folder = Path()
         self.metrics: dict[str, Any] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Note the folder, on which the processes agree now."""
+        self.folder = run_folder(trainer)
 
     def _start(self) -> None:
         self._rows = []
@@ -120,8 +129,7 @@ class Predictions(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write both files."""
-        folder = self._write(trainer, "predictions.npz")
-        if folder is None or not isinstance(pl_module, Task):
+        if not self._write(trainer, "predictions.npz") or not isinstance(pl_module, Task):
             return
         errors = {
             name.removeprefix("test/"): float(value)
@@ -136,25 +144,25 @@ class Predictions(Callback):
             "mean_predictor": reference,
             "units": {name: pl_module.metric_unit(name.rpartition("_")[0]) for name in errors},
         }
-        (folder / "test_metrics.json").write_text(json.dumps(self.metrics, indent=1) + "\n", encoding="utf-8")
+        (self.folder / "test_metrics.json").write_text(json.dumps(self.metrics, indent=1) + "\n", encoding="utf-8")
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the predictions."""
         self._write(trainer, "predict.npz")
 
-    def _write(self, trainer: Trainer, name: str) -> Path | None:
+    def _write(self, trainer: Trainer, name: str) -> bool:
+        """Write on the first process; whether this one did."""
         rows = self._rows
         self._rows = []
         if trainer.world_size > 1:
             gathered: list[Any] = [None] * trainer.world_size
             torch.distributed.all_gather_object(gathered, rows)
             rows = [row for part in gathered for row in part]
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
         if not trainer.is_global_zero or is_dry_run(trainer) or not rows:
-            return None
-        folder.mkdir(parents=True, exist_ok=True)
-        np.savez(folder / name, **in_order(rows))  # type: ignore[arg-type]
-        return folder
+            return False
+        self.folder.mkdir(parents=True, exist_ok=True)
+        np.savez(self.folder / name, **in_order(rows))  # type: ignore[arg-type]
+        return True
 
 
 def _array(value: Tensor) -> np.ndarray:
