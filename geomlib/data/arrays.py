@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -60,7 +61,7 @@ def read_archive(path: Path) -> dict[str, NDArray[Any]]:
             return {name.removesuffix(".npy"): arrays[name.removesuffix(".npy")] for name in members}
     except FileNotFoundError:
         raise FileFormatError(f"{path}: there is no such file") from None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise FileFormatError(f"{path}: not a whole .npz file ({_short(error)}); copy or make it again") from None
 
 
@@ -111,6 +112,10 @@ class ArrayWriter:
             raise DataError(f"{self.path.name}: a value of {rows.min()}…{rows.max()} does not fit {self.dtype}")
         self._file.write(stored.tobytes())
         self.rows += len(stored)
+
+    def abandon(self) -> None:
+        """Close the file without finishing it."""
+        self._file.close()
 
     def close(self) -> None:
         """Write the final shape and close the file."""

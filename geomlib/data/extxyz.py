@@ -31,12 +31,11 @@ def read_frames(path: Path) -> Iterator[str]:
                 if not line.strip():
                     line = file.readline()
                     continue
-                try:
-                    atoms = int(line)
-                except ValueError:
+                if not line.strip().isdecimal():
                     raise FileFormatError(
                         f"{path}, frame {number}: expected the number of atoms, found '{line.strip()[:60]}'"
-                    ) from None
+                    )
+                atoms = int(line)
                 lines = [line, file.readline(), *(file.readline() for _ in range(atoms))]
                 present = sum(bool(entry.strip()) for entry in lines[2:])
                 if present < atoms or not lines[1]:

@@ -248,8 +248,41 @@ def _write_folder(
     store: Store, folder: Path, dtypes: dict[str, str], units: dict[str, str], progress: bool
 ) -> dict[str, Any]:
     """Write the arrays of `store` into `folder`; return the header."""
-    names = [name for name in store.fields if name != "sample_id"]
     writers: dict[str, ArrayWriter] = {}
+    try:
+        offsets = _write_rows(store, folder, dtypes, writers, progress)
+        for writer in writers.values():
+            writer.close()
+    finally:
+        for writer in writers.values():
+            writer.abandon()
+    for level, running in offsets.items():
+        if level != "graph":
+            np.save(folder / f"{level}_offset.npy", np.array(running, dtype=np.int64), allow_pickle=False)
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.npy")):
+        with file.open("rb") as stream:
+            digest.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+    entries = {}
+    for name, writer in writers.items():
+        unit = FIELDS[name].unit if FIELDS[name].unit != "card" else units.get(name, "1")
+        entries[name] = {"dtype": str(writer.dtype), "shape": [writer.rows, *writer.item_shape], "unit": unit}
+    return {
+        "format": _FORMAT,
+        "schema": _SCHEMA,
+        "geomlib": __version__,
+        "graphs": len(store),
+        "fields": entries,
+        "partial": list(store.partial),
+        "content_hash": digest.hexdigest(),
+    }
+
+
+def _write_rows(
+    store: Store, folder: Path, dtypes: dict[str, str], writers: dict[str, ArrayWriter], progress: bool
+) -> dict[str, list[int]]:
+    """Append the rows of every graph, opening `writers` as fields come up; return the offsets of each level."""
+    names = [name for name in store.fields if name != "sample_id"]
     offsets: dict[str, list[int]] = {}
     for index, graph in enumerate(_watched(store, progress)):
         seen: dict[str, int] = {}
@@ -273,28 +306,7 @@ def _write_folder(
         for level, count in seen.items():
             running = offsets.setdefault(level, [0])
             running.append(running[-1] + count)
-    for writer in writers.values():
-        writer.close()
-    for level, running in offsets.items():
-        if level != "graph":
-            np.save(folder / f"{level}_offset.npy", np.array(running, dtype=np.int64), allow_pickle=False)
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.npy")):
-        with file.open("rb") as stream:
-            digest.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
-    entries = {}
-    for name, writer in writers.items():
-        unit = FIELDS[name].unit if FIELDS[name].unit != "card" else units.get(name, "1")
-        entries[name] = {"dtype": str(writer.dtype), "shape": [writer.rows, *writer.item_shape], "unit": unit}
-    return {
-        "format": _FORMAT,
-        "schema": _SCHEMA,
-        "geomlib": __version__,
-        "graphs": len(store),
-        "fields": entries,
-        "partial": list(store.partial),
-        "content_hash": digest.hexdigest(),
-    }
+    return offsets
 
 
 def _watched(store: Store, progress: bool) -> Any:

@@ -34,7 +34,7 @@ class GraphData(Data):
                 setattr(self, name, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # PyG has properties for x, y, edge_attr, …, which are no fields here; num_nodes has a setter that explains itself
+        # PyG has properties for x, y, edge_attr, …, which are no fields here; num_nodes has a setter that refuses
         if not name.startswith("_") and name not in STRUCTURAL and name != "num_nodes":
             field(name)
         super().__setattr__(name, value)

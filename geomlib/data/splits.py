@@ -131,7 +131,7 @@ class BlockSplit(Split):
         return checked_parts(dict(zip(PARTS, torch.arange(sum(counts)).split(counts), strict=True)), store)
 
 
-def parse_indices(text: str | Sequence[int | str], total: int, what: str = "indices") -> Int[Tensor, " graphs"]:
+def parse_indices(text: int | str | Sequence[int | str], total: int, what: str = "indices") -> Int[Tensor, " graphs"]:
     """Positions from ranges and numbers.
 
     Args:
@@ -142,18 +142,18 @@ def parse_indices(text: str | Sequence[int | str], total: int, what: str = "indi
     Raises:
         ConfigError: it can't be read, or reaches beyond `total`.
     """
-    pieces = [piece for entry in ([text] if isinstance(text, str) else text) for piece in str(entry).split(",")]
+    pieces = [piece for entry in ([text] if isinstance(text, str | int) else text) for piece in str(entry).split(",")]
     found = []
     for piece in pieces:
         try:
             numbers = [int(number) if number.strip() else None for number in piece.split(":")]
-            if len(numbers) == 1 and numbers[0] is not None:
-                position = numbers[0] + total * (numbers[0] < 0)
+            if len(numbers) == 1:
+                position = int(piece) + total * (int(piece) < 0)
                 found.append(torch.tensor([position]))
-                bound = position + 1
+                bound = position + 1 if position >= 0 else -total - 1
             else:
                 chosen = slice(*numbers)
-                found.append(torch.arange(*chosen.indices(total)) if len(piece) else torch.zeros(0, dtype=torch.int64))
+                found.append(torch.arange(*chosen.indices(total)))
                 bound = chosen.stop if chosen.stop is not None else 0
         except (ValueError, TypeError):
             raise ConfigError(
