@@ -93,8 +93,7 @@ def _own_storage(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     tensors = {}
     for name, value in state.items():
         tensor = value.detach().to("cpu").contiguous()
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() in seen or storage.nbytes() != tensor.nbytes:
+        if tensor.untyped_storage().data_ptr() in seen:
             tensor = tensor.clone()
         seen.add(tensor.untyped_storage().data_ptr())
         tensors[name] = tensor

@@ -104,7 +104,8 @@ def test_verify_finds_weights_that_are_not_numbers(net, tmp_path, capsys):
 
 def test_verify_finds_predictions_that_are_not_numbers(net, tmp_path, capsys):
     with torch.no_grad():
-        net.fitting.layers[-1].weight.fill_(3e38)
+        net.fitting.layers[0].bias.fill_(9.0)
+        net.fitting.layers[1].weight.fill_(3e38)
     file = save(net, tmp_path / "model.safetensors")
     assert main(["model", "verify", str(file)]) == 1
     assert "of a small structure is not finite" in capsys.readouterr().err

@@ -104,8 +104,8 @@ def test_old_spellings(net, tree, write_dp):
     tree["model"]["descriptor"]["activation_function"] = "custom_silu:10"
     tree["model"]["fitting"]["activation_function"] = "custom_silu:10"
     flow = tree["model"]["descriptor"]["repflow_args"]
-    del flow["fix_stat_std"], flow["optim_update"], flow["update_residual_init"]
-    flow["skip_stat"] = True
+    del flow["optim_update"], flow["update_residual_init"]
+    flow["skip_stat"], flow["fix_stat_std"] = True, 0.0  # the old option wins
     flow["edge_use_dist"] = flow.pop("edge_init_use_dist")
     flow["use_env_envelope"] = flow.pop("use_exp_switch")
     assert_equal_nets(import_deepmd(write_dp(tree)), net)
@@ -250,7 +250,7 @@ def test_default_frame_parameters_are_said_not_to_be_kept(tiny, deepmd_tree, wri
 
 def test_model_pair_exclusions_join_those_of_the_descriptor(tree, write_dp):
     tree["model"]["pair_exclude_types"] = [[1, 0]]
-    tree["model"]["descriptor"]["exclude_types"] = [[1, 1], [0, 1]]
+    tree["model"]["descriptor"]["exclude_types"] = [[1, 1]]
     assert import_deepmd(write_dp(tree)).config["excluded_pairs"] == [["O", "H"], ["H", "H"]]
 
 

@@ -176,9 +176,12 @@ def test_shared_and_sliced_tensors_are_saved_whole(tiny, tmp_path):
     net = tiny()
     net.blocks[1].node_self.weight = net.blocks[0].node_self.weight
     net.energy_bias = torch.arange(10, dtype=torch.float64)[::5]
+    net.environment_mean, net.environment_stddev = torch.rand(2, 2, 4, dtype=torch.float64)
     loaded = load(save(net, tmp_path / "model.safetensors")).net
     assert torch.equal(loaded.blocks[1].node_self.weight, net.blocks[0].node_self.weight)
     assert loaded.energy_bias.tolist() == [0.0, 5.0]
+    assert torch.equal(loaded.environment_mean, net.environment_mean)
+    assert torch.equal(loaded.environment_stddev, net.environment_stddev)
 
 
 @pytest.mark.parametrize(
