@@ -102,7 +102,7 @@ def check_store(
             continue
         where = store.describe(index)
         try:
-            graph.validate(("pos",), where=where, partial=tuple(FIELDS))
+            _finite(graph).validate(("pos",), where=where)
         except DataError as error:
             yield Finding("error", where, "", str(error).removeprefix(f"{where}: "))
         yield from _not_finite(graph, where, allowed)
@@ -128,6 +128,17 @@ def _not_finite(graph: GraphData, where: str, allowed: tuple[str, ...]) -> Itera
             level = FIELDS[name].level
             which = f" at {level}s {items}" if level != "graph" and len(items) < len(value) else ""
             yield Finding("error", where, name, f"missing, NaN or infinite{which}")
+
+
+def _finite(graph: GraphData) -> GraphData:
+    """A copy in which numbers that are not finite are zero; those are reported on their own."""
+    values = {name: graph[name] for name in graph.keys()}  # noqa: SIM118 - not a mapping
+    return GraphData(
+        **{
+            name: torch.nan_to_num(value, 0.0, 0.0, 0.0) if value.is_floating_point() else value
+            for name, value in values.items()
+        }
+    )
 
 
 def _fingerprint(graph: GraphData) -> bytes:
