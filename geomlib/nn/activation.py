@@ -40,53 +40,50 @@ class _Silut(torch.autograd.Function):
     """silut with one saved tensor; its derivative is an operation of its own, so that forces can be trained on.
 
     Autograd's own second derivative of silu records six elementwise operations with their inputs; here the first
-    derivative is one fused kernel that saves two tensors.
+    derivative is one fused kernel that saves two tensors. `mask` says where the tail applies, None if nowhere.
     """
 
     @staticmethod
-    def forward(x: Tensor, tail: _Tail) -> Tensor:
+    def forward(x: Tensor, mask: Tensor | None, tail: _Tail) -> Tensor:
         value = functional.silu(x)
-        mask = tail.mask(x)
         return value if mask is None else torch.where(mask, tail.bent(x) + tail.offset, value)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.tail = inputs[1]
-        ctx.save_for_backward(inputs[0])
+        x, mask, ctx.tail = inputs
+        ctx.save_for_backward(x, mask)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (x,) = ctx.saved_tensors
-        return _SilutSlope.apply(grad, x, ctx.tail), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        x, mask = ctx.saved_tensors
+        return _SilutSlope.apply(grad, x, mask, ctx.tail), None, None
 
 
 class _SilutSlope(torch.autograd.Function):
     """grad · silut'(x)."""
 
     @staticmethod
-    def forward(grad: Tensor, x: Tensor, tail: _Tail) -> Tensor:
+    def forward(grad: Tensor, x: Tensor, mask: Tensor | None, tail: _Tail) -> Tensor:
         value = torch.ops.aten.silu_backward(grad, x)
-        mask = tail.mask(x)
         return value if mask is None else torch.where(mask, grad * tail.slope * (1.0 - tail.bent(x).square()), value)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        grad, x, ctx.tail = inputs
-        ctx.save_for_backward(grad, x)
+        grad, x, mask, ctx.tail = inputs
+        ctx.save_for_backward(grad, x, mask)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        slope_grad, x = ctx.saved_tensors
-        by_grad = _SilutSlope.apply(grad, x, ctx.tail) if ctx.needs_input_grad[0] else None
-        by_x = _curve(grad * slope_grad, x, ctx.tail) if ctx.needs_input_grad[1] else None
-        return by_grad, by_x, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        slope_grad, x, mask = ctx.saved_tensors
+        by_grad = _SilutSlope.apply(grad, x, mask, ctx.tail) if ctx.needs_input_grad[0] else None
+        by_x = _curve(grad * slope_grad, x, mask, ctx.tail) if ctx.needs_input_grad[1] else None
+        return by_grad, by_x, None, None
 
 
-def _curve(grad: Tensor, x: Tensor, tail: _Tail) -> Tensor:
-    """grad · silut''(x), with silu'' = s(1 − s)(2 + x(1 − 2s))."""
+def _curve(grad: Tensor, x: Tensor, mask: Tensor | None, tail: _Tail) -> Tensor:
+    """The product grad · silut''(x), with silu'' = s(1 − s)(2 + x(1 − 2s))."""
     gate = torch.sigmoid(x)
     value = torch.ops.aten.sigmoid_backward(grad, gate) * torch.addcmul(x + 2.0, x, gate, value=-2.0)
-    mask = tail.mask(x)
     if mask is None:
         return value
     bent = tail.bent(x)
@@ -101,7 +98,7 @@ def silut(threshold: float = math.inf) -> Callable[[Tensor], Tensor]:
     Source: the activation `silut` (`custom_silu`) of deepmd-kit.
     """
     tail = _Tail(threshold)
-    return lambda x: _Silut.apply(x, tail)
+    return lambda x: _Silut.apply(x, tail.mask(x.detach()), tail)
 
 
 _PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
