@@ -52,7 +52,7 @@ VERBS: dict[str, Verb] = {
     "eos": Verb("eos", "equation of state and bulk modulus", "Using a model"),
     "phonons": Verb("phonons", "phonon bands and density of states", "Using a model"),
     "report": Verb("report", "one HTML page about a training run and its MD", "Using a model"),
-    "model": Verb("model", "model files: info, import, export, verify", "Files"),
+    "model": Verb("model", "model files: info, import, verify", "Files"),
     "data": Verb("data", "data sets: list, get, check, info", "Files"),
     "recipes": Verb("recipes", "the recipes that come along: list, show", "Files"),
     "doctor": Verb("doctor", "check the installation", "Files"),

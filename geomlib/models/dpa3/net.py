@@ -28,6 +28,13 @@ __all__ = ["DPA3"]
 
 _CHARGES, _SPINS = 200, 100  # rows of the tables; charge −100 is row 0
 
+_LARGEST = {
+    **dict.fromkeys(("layers", "edge_messages"), 1_000),
+    **dict.fromkeys(("node_dim", "edge_dim", "angle_dim", "symmetrization_axes"), 100_000),
+    **dict.fromkeys(("frame_parameters", "atom_parameters", "dataset_encoding"), 100_000),
+}
+"""Beyond these a config is a mistake, or an attempt to have memory allocated before weights are compared."""
+
 _CHOICES: dict[str, tuple[str, ...]] = {
     "selection": ("dynamic", "fixed"),
     "update_order": ("parallel", "sequential"),
@@ -176,6 +183,7 @@ class DPA3(Net):
         self.spec = _spec(self.config)
         if charge_spin_embedding:
             self.inputs = (*self.inputs, "charge", "spin_multiplicity")
+        self.inputs += tuple(name for name in ("frame_parameters", "atom_parameters") if self.config[name])
         reduction = selection_reduction if selection == "dynamic" else 1.0
         options = BlockOptions(
             node_dim=node_dim,
@@ -397,6 +405,11 @@ def _check(config: dict[str, Any]) -> None:
     for name in ("cutoff", "max_neighbors", "layers", "node_dim", "edge_dim", "angle_dim", "symmetrization_axes"):
         if not config[name] > 0:
             raise ConfigError(f"DPA3 {name}={config[name]}: expected a positive number")
+    sizes = {name: config[name] for name in _LARGEST}
+    sizes["fitting_layers"] = max([len(config["fitting_layers"]), *config["fitting_layers"]], default=0)
+    for name, size in sizes.items():
+        if size > _LARGEST.get(name, _LARGEST["node_dim"]):
+            raise ConfigError(f"DPA3 {name}={size} is larger than any sensible net; is the file or recipe damaged?")
     if config["angle_cutoff"] > config["cutoff"] or config["max_angle_neighbors"] > config["max_neighbors"]:
         raise ConfigError(
             f"DPA3 angles (cutoff {config['angle_cutoff']} Å, {config['max_angle_neighbors']} neighbors) reach beyond "

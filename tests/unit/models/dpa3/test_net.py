@@ -216,6 +216,8 @@ def test_a_graph_without_structure_is_refused(small, make_liquid) -> None:
         ({"angle_compression": 3}, "divided"),
         ({"elements": ["H", "H"]}, "once"),
         ({"layers": 0}, "layers"),
+        ({"layers": 10**9}, "sensible"),
+        ({"fitting_layers": [240, 10**9]}, "sensible"),
         ({"activation": "silot"}, "silut"),
         ({"excluded_pairs": [["H", "Fe"]]}, "Fe"),
     ],
