@@ -1,7 +1,6 @@
 """`geomlib fit | validate | test | predict`: training from recipes."""
 
 import argparse
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,19 +48,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out a verb of training."""
-    words = _with_recipe_paths(_with_run_folder(args.verb, args.rest))
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.INFO if args.verbose else logging.WARNING)
-    return _report(args.verb, words)
-
-
-def _report(verb: str, words: Sequence[str]) -> int:
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
     from geomlib.training.cli import run_verb
 
+    verb = args.verb
+    words = _with_recipe_paths(_with_run_folder(verb, args.rest))
     try:
-        done = run_verb(verb, words)
+        done = run_verb(verb, words, verbose=args.verbose)
     except SIGTERMException:
         return 143
     if not done.trainer.is_global_zero:

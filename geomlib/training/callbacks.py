@@ -152,7 +152,7 @@ class Checkpoints(Checkpoint):
         if is_dry_run(trainer) or trainer.global_step == self._last_step:
             return
         self._last_step = trainer.global_step
-        trainer.save_checkpoint(self.last_path)
+        trainer.save_checkpoint(self.last_path, weights_only=False)  # with the optimizer
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -173,7 +173,7 @@ class Checkpoints(Checkpoint):
         if self.best_score is None or sign * score < sign * self.best_score:
             self.best_score, self.best_step = score, trainer.global_step
             self.best_path = str(self.folder / "best.ckpt")
-            trainer.save_checkpoint(self.best_path)
+            trainer.save_checkpoint(self.best_path, weights_only=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write `last.ckpt`."""

@@ -258,17 +258,20 @@ class GeomlibCLI(LightningCLI):
         return loggers
 
 
-def run_verb(verb: str, argv: Sequence[str]) -> GeomlibCLI:
+def run_verb(verb: str, argv: Sequence[str], *, verbose: bool = False) -> GeomlibCLI:
     """Carry out a verb and return what it left behind (`trainer`, `model`, `model_file`, `predictions`).
 
     Args:
         verb: one of `VERBS`.
         argv: the words after it.
+        verbose: let Lightning talk, too.
 
     Raises:
         ConfigError: a recipe or a command line that can't be carried out.
     """
     _import_vocabulary()
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.INFO if verbose else logging.WARNING)
     with warnings.catch_warnings():
         # graphs are cached after the first epoch, so loading in the main process is a choice, not an oversight
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -284,8 +287,6 @@ def run_verb(verb: str, argv: Sequence[str]) -> GeomlibCLI:
 
 def main(verb: str, argv: Sequence[str]) -> int:
     """Carry out a verb of training and return the exit code."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         run_verb(verb, argv)
     except SIGTERMException:
