@@ -227,8 +227,10 @@ class FlatStore(Store):
                 target.replace(path)
             else:
                 (partial / _HEADER).write_text(json.dumps(header, indent=1) + "\n", encoding="utf-8")
-                if path.exists():
+                if overwrite and path.exists():
                     shutil.rmtree(path)
+                if path.exists():
+                    raise DataError(f"{path}: another process has written it in the meantime")
                 partial.rename(path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

@@ -16,7 +16,7 @@ from geomlib.data.loader import GraphLoader, PreparedGraphs, Structure
 from geomlib.data.samplers import BudgetBatches, EpochBatches, EvaluationBatches, FixedBatches
 from geomlib.data.splits import Split
 from geomlib.data.stores import Store, SubsetStore, common_fields
-from geomlib.errors import ConfigError
+from geomlib.errors import ConfigError, DataError
 
 __all__ = ["GraphDataModule"]
 
@@ -154,7 +154,11 @@ class GraphDataModule(LightningDataModule):
             path = Path(root) / f"graphs-{store.content_hash[:24]}-{len(store)}-{spec.hash}"
             if build and not path.exists():
                 log.info("building the edges of %d graphs into %s", len(store), path)
-                FlatStore.write(_Building(store, spec), path, progress=True)
+                try:
+                    FlatStore.write(_Building(store, spec), path, progress=True)
+                except DataError:
+                    if not path.exists():  # else another run has built the same in the meantime
+                        raise
             self._prepared[id(store)] = (store, FlatStore(path))
         return self._prepared[id(store)][1]
 

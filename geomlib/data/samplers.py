@@ -1,5 +1,6 @@
 """Which graphs make which batch: a function of the seed and the epoch alone, so that a run can be taken up anywhere."""
 
+import bisect
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -99,7 +100,8 @@ class BudgetBatches(EpochBatches):
 
     Graphs are taken in the order of the epoch and put into the first of a few open batches that has room. The number
     of batches is fixed beforehand, so that schedules know it: an epoch that packs better has some batches split, one
-    that packs worse is packed by falling size. With several ranks, `max_atoms` is the budget of each.
+    that packs worse is packed by falling size instead, which leaves least room. With several ranks, `max_atoms` is the
+    budget of each.
 
     Args:
         sizes: atoms of each graph.
@@ -113,7 +115,7 @@ class BudgetBatches(EpochBatches):
     """
 
     _OPEN = 8
-    _PROBED = 4
+    _PROBED = 2
 
     def __init__(
         self, sizes: Int[Tensor, " graphs"], max_atoms: int, seed: int = 0, rank: int = 0, world_size: int = 1
@@ -162,9 +164,21 @@ class BudgetBatches(EpochBatches):
         return closed + opened
 
     def _by_size(self, generator: np.random.Generator) -> list[list[int]]:
-        """Next fit by falling size, equal sizes in random order; the number of batches does not depend on the order."""
+        """Best fit by falling size, equal sizes in random order; how many batches that makes depends on no order."""
         shuffled = generator.permutation(self.graphs)
-        return self._in_order(shuffled[np.argsort(-self.sizes[shuffled], kind="stable")])
+        order = shuffled[np.argsort(-self.sizes[shuffled], kind="stable")]
+        packed: list[list[int]] = []
+        room: list[tuple[int, int]] = []  # ascending: room left, batch
+        for graph, size in zip(order.tolist(), self.sizes[order].tolist(), strict=True):
+            place = bisect.bisect_left(room, (size, -1))
+            if place == len(room):
+                packed.append([graph])
+                bisect.insort(room, (self.max_atoms - size, len(packed) - 1))
+            else:
+                left, batch = room.pop(place)
+                packed[batch].append(graph)
+                bisect.insort(room, (left - size, batch))
+        return packed
 
     def batches(self, epoch: int) -> list[Batch]:
         """See `EpochBatches`."""
