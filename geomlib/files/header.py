@@ -7,7 +7,6 @@ the bytes of the tensors without gaps. Every size is compared with the size of t
 import json
 import math
 import os
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,11 +108,13 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)
-        _refuse_other_kinds(file, start)
+        length = int.from_bytes(start, "little")
+        promised = len(start) == 8 and length <= min(size - 8, MAX_HEADER_BYTES)
+        if not promised:  # else the first bytes are a length, though they may look like a pickle's (0x0580 = 1408)
+            _refuse_other_kinds(file, start)
         if len(start) < 8:
             raise FileFormatError(f"{file}: is truncated: {size} bytes are less than the header of any model file")
-        (length,) = struct.unpack("<Q", start)
-        if length > min(size - 8, MAX_HEADER_BYTES):
+        if not promised:
             raise FileFormatError(
                 f"{file}: is not a model file or is truncated: "
                 f"its first bytes promise a header of {length} bytes, but {size - 8} follow"

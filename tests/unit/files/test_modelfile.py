@@ -50,6 +50,16 @@ def test_round_trip_is_bit_exact(tiny, cluster, tmp_path):
     assert all(torch.equal(found[name], expected[name]) for name in ("energy", "forces", "virial"))
 
 
+@pytest.mark.parametrize("length", [0x10280, 0x10580])
+def test_header_length_that_looks_like_a_pickle(tiny, tmp_path, length):
+    """The first bytes of a model file are a length, and some lengths begin as pickles do."""
+    path = save(tiny(), tmp_path / "model.safetensors", citation="x")
+    (short,) = struct.unpack("<Q", path.read_bytes()[:8])
+    save(tiny(), path, citation="x" * (length - short))
+    assert path.read_bytes()[:2] == length.to_bytes(8, "little")[:2]
+    assert read_manifest(path)["family"] == "dpa3"
+
+
 def test_loaded_net_is_frozen_and_in_evaluation_mode(saved):
     net = load(saved)
     assert not any(module.training for module in net.modules())
