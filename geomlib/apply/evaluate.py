@@ -19,7 +19,7 @@ from geomlib.data.graph import GraphData
 from geomlib.data.stores import Store
 from geomlib.errors import DataError
 
-__all__ = ["Errors", "Evaluation", "evaluate"]
+__all__ = ["SCALES", "Errors", "Evaluation", "errors_of", "evaluate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +58,16 @@ class Evaluation:
     skipped: list[tuple[str, str]]
 
 
-_SCALES = {"energy": (1e3, "meV/atom"), "forces": (1e3, "meV/Å"), "stress": (160.21766208, "GPa")}
+SCALES = {"energy": (1e3, "meV/atom"), "forces": (1e3, "meV/Å"), "stress": (160.21766208, "GPa")}
+"""Quantity → factor from internal units, and the unit that its errors are told in; energies are per atom."""
 
 
 @dataclass(slots=True)
 class _Pairs:
     """Labels and predictions so far."""
 
-    labels: dict[str, list[NDArray[np.float64]]] = field(default_factory=lambda: {name: [] for name in _SCALES})
-    predictions: dict[str, list[NDArray[np.float64]]] = field(default_factory=lambda: {name: [] for name in _SCALES})
+    labels: dict[str, list[NDArray[np.float64]]] = field(default_factory=lambda: {name: [] for name in SCALES})
+    predictions: dict[str, list[NDArray[np.float64]]] = field(default_factory=lambda: {name: [] for name in SCALES})
     numbers: list[NDArray[np.int64]] = field(default_factory=list)
 
     def add(self, atoms: Atoms, labels: dict[str, Any], results: dict[str, Any]) -> None:
@@ -120,7 +121,7 @@ def evaluate(
         reason = f"; the first: {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
         raise DataError(f"none of {len(store)} structures could be used{reason}")
     errors = {
-        name: _errors(pairs.labels[name], pairs.predictions[name], name) for name in _SCALES if pairs.labels[name]
+        name: errors_of(pairs.labels[name], pairs.predictions[name], name) for name in SCALES if pairs.labels[name]
     }
     if not errors:
         raise DataError(
@@ -221,8 +222,15 @@ def _with_predictions(atoms: Atoms, labels: dict[str, Any], results: dict[str, A
     return frame
 
 
-def _errors(labels: list[NDArray[np.float64]], predictions: list[NDArray[np.float64]], name: str) -> Errors:
-    scale, unit = _SCALES[name]
+def errors_of(labels: list[NDArray[np.float64]], predictions: list[NDArray[np.float64]], name: str) -> Errors:
+    """Errors of one quantity.
+
+    Args:
+        labels: arrays of any shape, in internal units; energies per atom.
+        predictions: the same.
+        name: key of `SCALES`.
+    """
+    scale, unit = SCALES[name]
     label = scale * np.concatenate([value.reshape(-1) for value in labels])
     difference = scale * np.concatenate([value.reshape(-1) for value in predictions]) - label
     return Errors(
@@ -240,6 +248,6 @@ def _by_element(pairs: _Pairs) -> dict[str, Errors]:
     numbers = np.concatenate(pairs.numbers)
     labels, predictions = np.concatenate(pairs.labels["forces"]), np.concatenate(pairs.predictions["forces"])
     return {
-        SYMBOLS[number]: _errors([labels[numbers == number]], [predictions[numbers == number]], "forces")
+        SYMBOLS[number]: errors_of([labels[numbers == number]], [predictions[numbers == number]], "forces")
         for number in np.unique(numbers).tolist()
     }
