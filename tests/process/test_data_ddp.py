@@ -1,4 +1,4 @@
-"""Two processes: the same global batches as one, and an evaluation without padding. Budget: 15 s."""
+"""Two processes: the same global batches as one, and an evaluation without padding. Budget: 30 s."""
 
 import json
 import os
@@ -7,6 +7,8 @@ import subprocess
 import sys
 
 import pytest
+
+pytestmark = pytest.mark.slow  # the default suite shares a whole fit between processes
 
 PROGRAM = """
 import json, sys, warnings
@@ -105,7 +107,6 @@ def test_two_processes_equal_one(store, tmp_path):
     assert first["seen"]["test"] + second["seen"]["test"] == one["seen"]["test"] == [[21]]
 
 
-@pytest.mark.slow
 def test_two_processes_with_a_budget_of_atoms(store, tmp_path):
     first, second = fit(store, tmp_path, 2, 4, max_atoms=20)
     for epoch in range(2):
