@@ -127,7 +127,9 @@ def _headline(run: RunFolder) -> Iterator[Fact]:
 
 
 def _display(unit: str) -> tuple[float, str]:
-    """Factor and unit in which a number of `unit` is read best."""
+    """Factor and unit in which a number of `unit` is read best: stress in GPa, energies and forces with meV."""
+    if unit == FIELDS["stress"].unit:
+        return QUANTITIES["stress"]
     return (1e3, f"m{unit}") if unit.startswith("eV") else (1.0, unit)
 
 
