@@ -138,6 +138,16 @@ def test_disk_cache_is_made_once_and_read_by_others(store, tmp_path):
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
+def test_another_cutoff_gets_another_disk_cache(store, tmp_path):
+    options = {"cache": "disk", "cache_folder": str(tmp_path / "cache")}
+    for cutoff in (3.5, 4.0):
+        module = Energies()
+        module.net = ToyPotential(ELEMENTS, cutoff=cutoff, angle_cutoff=3.0)
+        trainer(tmp_path, max_epochs=1).fit(module, datamodule=data(store, **options))
+    edges = [len(FlatStore(folder).batch(range(24)).edge_index[0]) for folder in (tmp_path / "cache").iterdir()]
+    assert len(set(edges)) == 2
+
+
 @pytest.mark.parametrize(
     ("stop", "options", "trainer_options"),
     [
