@@ -30,6 +30,10 @@ _DENSE_CANDIDATES = 4_000_000
 """Below this many candidate pairs the dense search is faster than binning."""
 
 
+_VESIN_BINS = 500
+"""With more bins than this along open directions beside periodic ones, vesin's time grows with their square."""
+
+
 def complete_cell(cell: Float[Tensor, "graphs 3 3"], pbc: Bool[Tensor, "graphs 3"]) -> Float[Tensor, "graphs 3 3"]:
     """Replace the vectors of open directions by unit vectors perpendicular to the periodic ones.
 
@@ -101,6 +105,9 @@ def neighbor_list(
         density = nodes / float(torch.linalg.det(box[0]).abs())
         expected = min(expected, int(nodes * density * 4.19 * cutoff**3) + nodes)
     require_memory(expected * _BYTES_PER_EDGE, f"cutoff {cutoff} Å: a neighbour list of about {expected:,} edges")
+    if expected <= _DENSE_CANDIDATES and _is_spread_out(pos, box[0], pbc, cutoff):
+        node_graph = torch.zeros(nodes, dtype=torch.int64)
+        return batched_neighbor_list(pos, cell.unsqueeze(0), pbc.unsqueeze(0), node_graph, cutoff)
     periodic = pbc.tolist()
     search = NeighborList(cutoff=cutoff, full_list=True, sorted=True)
     center, neighbor, shift = search.compute(
@@ -112,6 +119,15 @@ def neighbor_list(
     )
     edge_index = torch.from_numpy(np.stack([neighbor, center]).astype(np.int64))
     return edge_index, torch.from_numpy(shift.astype(np.float64)).to(pos.dtype)
+
+
+def _is_spread_out(pos: Tensor, box: Tensor, pbc: Tensor, cutoff: float) -> bool:
+    """Whether atoms are far apart along the open directions of a slab or wire, where vesin takes minutes."""
+    if bool(pbc.all()) or not bool(pbc.any()):
+        return False
+    along = pos.detach().double() @ box[~pbc].T  # rows of open directions are orthonormal
+    span = along.max(0).values - along.min(0).values
+    return bool((span / cutoff + 1.0).prod() > _VESIN_BINS)
 
 
 def batched_neighbor_list(
