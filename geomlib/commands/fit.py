@@ -48,16 +48,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out a verb of training."""
-    from lightning.pytorch.utilities.exceptions import SIGTERMException
-
     from geomlib.training.cli import run_verb
 
     verb = args.verb
     words = _with_recipe_paths(_with_run_folder(verb, args.rest))
-    try:
-        done = run_verb(verb, words, verbose=args.verbose)
-    except SIGTERMException:
-        return 143
+    done = run_verb(verb, words, verbose=args.verbose)
     if not done.trainer.is_global_zero:
         return 0
     if verb == "fit" and done.model_file is not None and done.model_file.path is not None:

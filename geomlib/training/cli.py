@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import importlib.util
 import logging
+import signal
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ from geomlib.training.callbacks import EMA, Checkpoints, Progress
 from geomlib.training.messages import one_line
 from geomlib.training.outputs import ModelFile, Predictions
 
-__all__ = ["VERBS", "GeomlibCLI", "main", "run_verb"]
+__all__ = ["VERBS", "GeomlibCLI", "run_verb"]
 
 logger = logging.getLogger(__name__)
 
@@ -268,6 +269,7 @@ def run_verb(verb: str, argv: Sequence[str], *, verbose: bool = False) -> Geomli
 
     Raises:
         ConfigError: a recipe or a command line that can't be carried out.
+        SystemExit: the process was asked to end (SIGTERM); the checkpoint is written.
     """
     _import_vocabulary()
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -282,16 +284,10 @@ def run_verb(verb: str, argv: Sequence[str], *, verbose: bool = False) -> Geomli
         # lightning 2.6 calls what newer versions of torch and of its parser deprecate
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(lightning|jsonargparse)\b")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-        return GeomlibCLI(verb, argv)
-
-
-def main(verb: str, argv: Sequence[str]) -> int:
-    """Carry out a verb of training and return the exit code."""
-    try:
-        run_verb(verb, argv)
-    except SIGTERMException:
-        return 143
-    return 0
+        try:
+            return GeomlibCLI(verb, argv)
+        except SIGTERMException:
+            raise SystemExit(128 + signal.SIGTERM) from None
 
 
 def _import_vocabulary() -> None:
