@@ -23,7 +23,6 @@ MAY_IMPORT = {
     "errors": set(),
     "allocator": set(),
     "units": {"errors"},
-    "allocator": set(),
     "data": BASE,
     "graphs": BASE | {"data"},
     "nn": BASE | {"data", "graphs"},
