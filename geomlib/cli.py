@@ -21,7 +21,7 @@ from geomlib import __version__
 from geomlib.allocator import keep_freed_memory
 from geomlib.errors import GeomlibError, GeomlibWarning, nearest
 
-__all__ = ["VERBS", "CommandParser", "Verb", "command_parser", "main"]
+__all__ = ["VERBS", "CommandParser", "Verb", "actions", "command_parser", "main"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +72,19 @@ class CommandParser(argparse.ArgumentParser):
         return parsed
 
     def _known_options(self) -> list[str]:
-        options = list(self._option_string_actions)
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                for parser in action.choices.values():
-                    options.extend(parser._option_string_actions)
-        return options
+        return [option for parser in (self, *actions(self).values()) for option in parser._option_string_actions]
 
     def error(self, message: str) -> NoReturn:
         """Print the one line and leave with exit code 2."""
         self.exit(2, f"{self.prog}: error: {message} (see '{self.prog} --help')\n")
+
+
+def actions(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Second words of a verb (`geomlib data list`) and their parsers; empty if it has none."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    return {}
 
 
 def _add_common_options(parser: argparse.ArgumentParser, default: object) -> None:
@@ -120,6 +123,8 @@ def command_parser(name: str) -> CommandParser:
     )
     _add_common_options(parser, default=argparse.SUPPRESS)
     importlib.import_module(f"geomlib.commands.{verb.module}").configure(parser)
+    for action in actions(parser).values():
+        _add_common_options(action, default=argparse.SUPPRESS)
     return parser
 
 

@@ -28,20 +28,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verb = parser.prog.rpartition(" ")[2]
     parser.usage = f"{parser.prog} {'' if verb == 'fit' else '[RUN] '}[-c RECIPE ...] [--KEY VALUE ...]"
     parser.epilog = _EXAMPLES
-    group = parser.add_argument_group("options")
     if verb != "fit":
-        group.add_argument("RUN", nargs="?", help="run folder: its config.yaml and best checkpoint")
-    group.add_argument("-c", "--config", metavar="RECIPE", help="recipe file, or the name of one that comes along")
-    group.add_argument("--ckpt_path", metavar="PATH", help="checkpoint to take weights (and, in a fit, all else) from")
+        parser.add_argument("RUN", nargs="?", help="run folder: its config.yaml and best checkpoint")
+    parser.add_argument("-c", "--config", metavar="RECIPE", help="recipe file, or the name of one that comes along")
+    parser.add_argument("--ckpt_path", metavar="PATH", help="checkpoint to take weights (and, in a fit, all else) from")
     if verb == "fit":
-        group.add_argument(
+        parser.add_argument(
             "--resume", metavar="PATH|auto", help="continue a checkpoint; auto: the latest of this recipe"
         )
-        group.add_argument("--reset_optimizer", metavar="true", help="on resuming, drop the optimizer's moments")
-    group.add_argument("--name", help="name of the run; that of the recipe if not given")
-    group.add_argument("--runs", metavar="DIR", help="folder of all runs (runs)")
-    group.add_argument("--folder", metavar="DIR", help="exact run folder, instead of RUNS/NAME/version_N")
-    group.add_argument(
+        parser.add_argument("--reset_optimizer", metavar="true", help="on resuming, drop the optimizer's moments")
+    parser.add_argument("--name", help="name of the run; that of the recipe if not given")
+    parser.add_argument("--runs", metavar="DIR", help="folder of all runs (runs)")
+    parser.add_argument("--folder", metavar="DIR", help="exact run folder, instead of RUNS/NAME/version_N")
+    parser.add_argument(
         "--print_config", action="store_true", help="print the merged recipe with all defaults, and stop"
     )
 

@@ -121,6 +121,19 @@ def test_verbose_before_or_after_the_verb(verb, argv):
     assert seen == [True, False]
 
 
+def test_common_options_after_the_second_word(verb, capsys):
+    def configure(parser: argparse.ArgumentParser) -> None:
+        parser.add_subparsers(dest="action").add_parser("list").add_argument("--json", action="store_true")
+
+    seen = []
+    verb(lambda args: seen.append((args.verbose, args.debug)) or 0, configure)
+    assert cli.main(["probe", "list", "-v"]) == 0
+    assert cli.main(["--debug", "probe", "list"]) == 0
+    assert seen == [(True, False), (False, True)]
+    assert cli.main(["probe", "list", "--jsn"]) == 2
+    assert "(did you mean '--json'?)" in capsys.readouterr().err
+
+
 def test_rest_is_passed_untouched(verb):
     seen = []
     verb(lambda args: seen.append(args) or 0, configure=lambda parser: None, passes_rest=True)
