@@ -385,7 +385,7 @@ class Task(lightning.LightningModule):
         if not self._configured or not self.trainer.optimizers:
             return 1.0
         group = self.trainer.optimizers[0].param_groups[0]
-        return float(group["lr"]) / float(group["initial_lr"])
+        return float(group["lr"]) / float(group["initial_lr"]) if group["initial_lr"] else 1.0
 
     # ---------------------------------------------------------------- checkpoints
 
