@@ -238,10 +238,14 @@ def test_config_that_does_not_fit(saved, change, message):
         load(saved)
 
 
-def test_absurd_widths_in_a_config_cost_no_memory(saved):
-    rewrite(saved, lambda manifest: manifest["config"].update(edge_dim=10**9))
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [("edge_dim", 10**5, "has shape"), ("edge_dim", 10**9, "sensible"), ("layers", 10**9, "sensible")],
+)
+def test_absurd_sizes_in_a_config_cost_no_memory(saved, name, size, message):
+    rewrite(saved, lambda manifest: manifest["config"].update({name: size}))
     tracemalloc.start()
-    with pytest.raises(FileFormatError, match="has shape"):
+    with pytest.raises(FileFormatError, match=message):
         load(saved)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
