@@ -140,7 +140,7 @@ def _hardware() -> Iterator[Check]:
             yield Check("hardware", "cuda", "absent", f"{build}; everything runs on the CPU")
         threads = ", ".join([f"{torch.get_num_threads()} used by torch", *variables])
         yield Check("hardware", "processors", "info", f"{processors} available, {threads}")
-        from geomlib.graphs.memory import available_memory
+        from geomlib.memory import available_memory
 
         yield Check("hardware", "memory", "info", f"{available_memory() / 2**30:.1f} GiB available")
     disk = shutil.disk_usage(Path.cwd())

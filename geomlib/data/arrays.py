@@ -1,6 +1,5 @@
 """Arrays in files: `.npy` mapped into memory and `.npz` read whole, never a pickle, sizes checked first."""
 
-import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from geomlib.errors import DataError, FileFormatError
+from geomlib.memory import require_memory
 
 __all__ = ["ArrayWriter", "map_array", "read_archive"]
 
@@ -31,12 +31,12 @@ def map_array(path: Path) -> NDArray[Any]:
 def read_archive(path: Path) -> dict[str, NDArray[Any]]:
     """Read all arrays of a `.npz` file.
 
-    Shapes are compared with the sizes in the archive, and their sum with the memory of the machine, before anything is
+    Shapes are compared with the sizes in the archive, and their sum with the memory that is free, before anything is
     allocated.
 
     Raises:
         FileFormatError: missing, truncated, not a `.npz` file, or holding Python objects.
-        DataError: larger than the machine's memory.
+        DataError: larger than the memory that is free.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -51,12 +51,7 @@ def read_archive(path: Path) -> dict[str, NDArray[Any]]:
                 if expected != archive.getinfo(name).file_size:
                     raise FileFormatError(f"{path}: '{name}' says shape {shape}, which its size does not match")
                 total += expected
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if total > memory:
-            raise DataError(
-                f"{path}: holds {total / 2**30:.1f} GiB and this machine has {memory / 2**30:.1f} GiB: "
-                "write it as a folder, which is mapped and not read"
-            )
+        require_memory(total, f"{path}", "write it as a folder, which is mapped and not read")
         with np.load(path, allow_pickle=False) as arrays:
             return {name.removesuffix(".npy"): arrays[name.removesuffix(".npy")] for name in members}
     except FileNotFoundError:

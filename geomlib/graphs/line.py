@@ -10,8 +10,8 @@ from torch import Tensor
 from geomlib.data.graph import GraphData
 from geomlib.errors import DataError
 from geomlib.graphs.builder import Builder
-from geomlib.graphs.memory import require_memory
 from geomlib.graphs.radius import nearest_edges
+from geomlib.memory import require_memory
 
 __all__ = ["LineGraph", "line_graph"]
 

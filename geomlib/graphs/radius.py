@@ -19,7 +19,7 @@ from vesin import NeighborList
 from geomlib.data.graph import GraphData
 from geomlib.errors import DataError
 from geomlib.graphs.builder import Builder
-from geomlib.graphs.memory import require_memory
+from geomlib.memory import require_memory
 
 __all__ = ["RadiusEdges", "batched_neighbor_list", "complete_cell", "nearest_edges", "neighbor_list"]
 

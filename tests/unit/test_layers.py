@@ -18,11 +18,12 @@ from geomlib.cli import VERBS
 
 PACKAGE = Path(geomlib.__file__).parent
 
-BASE = {"errors", "units"}
+BASE = {"errors", "units", "memory"}
 MAY_IMPORT = {
     "errors": set(),
     "allocator": set(),
     "units": {"errors"},
+    "memory": {"errors"},
     "data": BASE,
     "graphs": BASE | {"data"},
     "nn": BASE | {"data", "graphs"},

@@ -4,10 +4,10 @@ import pytest
 import torch
 from ase.build import bulk, molecule
 
+from geomlib import memory
 from geomlib.data.atoms import from_atoms
 from geomlib.data.graph import collate
 from geomlib.errors import DataError
-from geomlib.graphs import memory
 from geomlib.graphs.line import LineGraph, line_graph
 from geomlib.graphs.radius import RadiusEdges
 

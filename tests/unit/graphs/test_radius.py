@@ -9,10 +9,11 @@ from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 from ase.neighborlist import primitive_neighbor_list
 
+from geomlib import memory
 from geomlib.data.atoms import from_atoms
 from geomlib.data.graph import GraphData, collate
 from geomlib.errors import DataError
-from geomlib.graphs import memory, radius
+from geomlib.graphs import radius
 from geomlib.graphs.radius import RadiusEdges, batched_neighbor_list, complete_cell, nearest_edges, neighbor_list
 
 

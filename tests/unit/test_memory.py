@@ -4,9 +4,9 @@ import builtins
 
 import pytest
 
+from geomlib import memory
 from geomlib.errors import DataError
-from geomlib.graphs import memory
-from geomlib.graphs.memory import available_memory, require_memory
+from geomlib.memory import available_memory, require_memory
 
 
 def test_available_memory_is_plausible():

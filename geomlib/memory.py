@@ -22,12 +22,15 @@ def available_memory() -> int:
     return available
 
 
-def require_memory(needed: int, what: str) -> None:
+def require_memory(
+    needed: int, what: str, remedy: str = "use a smaller cutoff, a smaller structure or smaller batches"
+) -> None:
     """Raise unless `needed` bytes fit in the memory that is available.
 
     Args:
         needed: bytes.
         what: what they are for, for the message.
+        remedy: what to do where they do not fit.
 
     Raises:
         DataError: they do not fit.
@@ -37,6 +40,5 @@ def require_memory(needed: int, what: str) -> None:
     available = available_memory()
     if needed > available:
         raise DataError(
-            f"{what} needs about {needed / 2**30:.1f} GiB but {available / 2**30:.1f} GiB are free: "
-            "use a smaller cutoff, a smaller structure or smaller batches"
+            f"{what} needs about {needed / 2**30:.1f} GiB but {available / 2**30:.1f} GiB are free: {remedy}"
         )
