@@ -12,7 +12,6 @@ from typing import Any, Self
 import numpy as np
 from ase import Atoms, units
 from ase.calculators.calculator import BaseCalculator, PropertyNotImplementedError
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary, ZeroRotation, force_temperature
 
 from geomlib.apply.integrators import (
     ENSEMBLES,
@@ -64,13 +63,24 @@ class Settings:
 
 def draw_velocities(atoms: Atoms, temperature: float, rng: np.random.Generator) -> None:
     """Maxwell–Boltzmann velocities without drift and, in the open, without rotation, at exactly `temperature` [K]."""
-    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=rng)
+    masses = atoms.get_masses()[:, None]
+    velocities = rng.normal(size=(len(atoms), 3)) / np.sqrt(masses)
     if len(atoms) > 1 and not atoms.constraints:
-        Stationary(atoms, preserve_temperature=False)
+        velocities -= (masses * velocities).sum(0) / masses.sum()
         if not atoms.pbc.any():
-            ZeroRotation(atoms, preserve_temperature=False)
-    if temperature > 0:
-        force_temperature(atoms, temperature)
+            arms = atoms.positions - atoms.get_center_of_mass()
+            momentum = (masses * np.cross(arms, velocities)).sum(0)
+            inertia = np.einsum("n,nab->ab", masses[:, 0], _inertia_of_unit_masses(arms))
+            velocities -= np.cross(np.linalg.pinv(inertia) @ momentum, arms)
+    atoms.set_momenta(masses * velocities)
+    current = atoms.get_temperature()
+    atoms.set_momenta(atoms.get_momenta() * (np.sqrt(temperature / current) if current > 0 else 0.0))
+
+
+def _inertia_of_unit_masses(arms: np.ndarray) -> np.ndarray:
+    squares = np.einsum("na,na->n", arms, arms)
+    inertia: np.ndarray = squares[:, None, None] * np.eye(3) - arms[:, :, None] * arms[:, None, :]
+    return inertia
 
 
 class Simulation:
@@ -89,6 +99,8 @@ class Simulation:
     def __init__(self, atoms: Atoms, settings: Settings, trajectory: str | os.PathLike[str] | None = None) -> None:
         if settings.interval < 1:
             raise ConfigError(f"interval is {settings.interval}; expected at least 1 step")
+        if not settings.temperature >= 0:
+            raise ConfigError(f"temperature is {settings.temperature} K; expected a positive number")
         self.atoms = atoms
         self.settings = settings
         self.step = 0

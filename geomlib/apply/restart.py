@@ -57,7 +57,7 @@ def read_state(path: Path) -> tuple[Atoms, dict[str, Any], dict[str, np.ndarray]
     if not path.is_file():
         raise FileFormatError(f"{path}: does not exist, so there is nothing to resume; begin without resuming")
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         meta = json.loads(arrays.pop("header").tobytes())
         if meta["schema"] != _SCHEMA:
