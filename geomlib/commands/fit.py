@@ -1,6 +1,7 @@
 """`geomlib fit | validate | test | predict`: training from recipes."""
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out a verb of training."""
     from geomlib.training.cli import run_verb
+    from geomlib.training.messages import UsageError
 
     verb = args.verb
     words = _with_recipe_paths(_with_run_folder(verb, args.rest))
-    done = run_verb(verb, words, verbose=args.verbose)
+    try:
+        done = run_verb(verb, words, verbose=args.verbose)
+    except UsageError as error:
+        print(f"geomlib {verb}: error: {error} (see 'geomlib {verb} --help')", file=sys.stderr)
+        return 2
     if not done.trainer.is_global_zero:
         return 0
     if verb == "fit" and done.model_file is not None and done.model_file.path is not None:

@@ -36,7 +36,7 @@ from geomlib.tasks.base import Task
 from geomlib.tasks.schedule import Schedule
 from geomlib.training import schedules as _schedules
 from geomlib.training.callbacks import EMA, Checkpoints, Progress
-from geomlib.training.messages import one_line
+from geomlib.training.messages import complaint
 from geomlib.training.outputs import ModelFile, Predictions
 
 __all__ = ["VERBS", "GeomlibCLI", "run_verb"]
@@ -141,7 +141,7 @@ class GeomlibCLI(LightningCLI):
                 self.config = parser.parse_args(args)
         except argparse.ArgumentError as error:
             options = [action.dest for action in self._subcommand_parsers[self.verb]._actions]
-            raise ConfigError(one_line(str(error), args[1:], self.files, _class_names(), options)) from None
+            raise complaint(str(error), args[1:], self.files, _class_names(), options) from None
 
     def _parse_ckpt_path(self) -> None:
         """Nothing in a checkpoint overrides what was typed."""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import yaml
 
-from geomlib.errors import nearest
+from geomlib.errors import ConfigError, nearest
 
-__all__ = ["one_line"]
+__all__ = ["UsageError", "complaint"]
 
 _KEY = re.compile(r'Parser key "([\w.]+)":')
 _CLASS = re.compile(r"Problem with given class_path '([\w.]+)'")
@@ -20,10 +20,14 @@ _NO_CLASS = re.compile(r"Expected a dot import path string: ([^.\n]\S*)")
 _LEAF = re.compile(r"(Expected (?!a <class 'NoneType'>|a path).*|.*is not a subclass.*|.*is not a correct.*)")
 
 
-def one_line(
+class UsageError(ConfigError):
+    """Words on the command line that make no sense together; the recipe is not to blame."""
+
+
+def complaint(
     error: str, words: Sequence[str], files: Sequence[str], known: Iterable[str], options: Iterable[str]
-) -> str:
-    """Say what is wrong with a recipe or the words of a command line.
+) -> ConfigError:
+    """Say what is wrong with a recipe, or as `UsageError` with the words of a command line.
 
     Args:
         error: text of the parser's error.
@@ -32,48 +36,64 @@ def one_line(
         known: short class names.
         options: dotted names of all options outside of classes.
     """
+    options = list(options)
     if found := re.match(r"unrecognized arguments: (\S+)", error.strip(), re.IGNORECASE):
         option = found[1].split("=")[0]
-        return f"'{option}' is not an option{nearest(option.lstrip('-'), options)}"
+        return UsageError(f"'{option}' is not an option{nearest(option.lstrip('-'), options)}")
     if "arguments are required" in error or "is required" in error:
-        return f"{', '.join(files) or 'command line'}: {_squeeze(error)}; give a recipe with -c"
+        if not files:
+            return UsageError("there is no recipe: give one with -c, e.g. -c dpa3/quickstart ('geomlib recipes list')")
+        missing = " and ".join(f"'{key.rpartition('.')[2]}'" for key in re.findall(r"[\w.]+(?=,|$)", error.strip()))
+        return ConfigError(f"{', '.join(files)}: the recipe lacks {missing}")
     if found := re.search(r"File does not exist: '?([^'\n]+)'?", error):
-        return f"recipe {found[1]} does not exist"
+        return ConfigError(f"recipe {found[1]} does not exist")
     if "Problems parsing config" in error:
-        return f"{files[-1] if files else 'recipe'}: is not YAML: {_squeeze(error.split(':', 1)[1])}"
-
-    def place(key: str) -> str:
-        return _place(key.rpartition(".")[2], words, files)
-
-    options = list(options)
-    path = [key for key in _KEY.findall(error) if key != "config"]
-    classes = _CLASS.findall(error)
-    where = ".".join(path)
+        return ConfigError(f"{files[-1] if files else 'recipe'}: is not YAML: {_squeeze(error.split(':', 1)[1])}")
     if found := _GROUP.search(error):
-        key = found[2] if found[0].startswith("Subcommand") else f"{found[1]}.{found[2]}"
-        top = {option.partition(".")[0] for option in options}
-        if key.partition(".")[0] not in top:  # a misspelt section: what stands in it is of no interest
-            key = key.partition(".")[0]
-            return f"{place(key)}: '{key}' is not a section of a recipe{nearest(key, top)}"
-        return f"{place(key)}: '{key}' is not a key{nearest(key, options)}"
-    if found := _UNKNOWN.search(error):
+        key, text = _unknown_key(found, options)
+    elif found := _UNKNOWN.search(error):
+        key, text = found[1], _unknown_argument(found[1], error, options)
+    elif found := _NO_CLASS.search(error):
         key = found[1]
-        full = f"{where}.{key}" if where else key
-        names = _arguments(classes[-1]) if classes else list(options)
-        if "dict_kwargs" in key or key.split(".")[0] in ("init_arg", "initargs", "init-args"):
-            names = ["init_args"]
-        owner = f" of {classes[-1].rpartition('.')[2]}" if classes and path else ""
-        if path and path[-1] == "optimizer":
-            owner, names = "", _optimizer_arguments(error)
-        return f"{place(key)}: '{full}' is not an argument{owner}{nearest(key.split('.')[0], names)}"
-    if found := _NO_CLASS.search(error):
-        return f"{place(found[1])}: '{where}' names the class '{found[1]}', which is unknown" + nearest(found[1], known)
-    if found := _LEAF.search(error):
-        complaint = _squeeze(found[1].strip(" -"))
-        if ", got " not in complaint and (got := re.search(r"Given value: (.*)", error)):
-            complaint = _squeeze(re.sub(r"^Expected an? ", "expected ", complaint) + f", got {got[1]}")
-        return f"{place(where)}: '{where}': {complaint}"
-    return f"{', '.join(files) or 'command line'}: {_squeeze(error)}"
+        text = f"'{_dotted(error)}' names the class '{key}', which is unknown{nearest(key, known)}"
+    elif found := _LEAF.search(error):
+        key, text = _dotted(error), f"'{_dotted(error)}': {_wrong_value(found[1], error)}"
+    else:
+        return ConfigError(f"{', '.join(files) or 'command line'}: {_squeeze(error)}")
+    return ConfigError(f"{_place(key.rpartition('.')[2], words, files)}: {text}")
+
+
+def _dotted(error: str) -> str:
+    """Path of the key that the parser complains about."""
+    return ".".join(key for key in _KEY.findall(error) if key != "config")
+
+
+def _unknown_key(found: re.Match[str], options: list[str]) -> tuple[str, str]:
+    key = found[2] if found[0].startswith("Subcommand") else f"{found[1]}.{found[2]}"
+    sections = {option.partition(".")[0] for option in options}
+    section = key.partition(".")[0]
+    if section not in sections:  # misspelt: what stands in it is of no interest
+        return section, f"'{section}' is not a section of a recipe{nearest(section, sections)}"
+    return key, f"'{key}' is not a key{nearest(key, options)}"
+
+
+def _unknown_argument(key: str, error: str, options: list[str]) -> str:
+    where, classes = _dotted(error), _CLASS.findall(error)
+    names = _arguments(classes[-1]) if classes else options
+    owner = f" of {classes[-1].rpartition('.')[2]}" if classes and where else ""
+    if key.split(".")[0].replace("-", "_") in ("init_arg", "initargs", "dict_kwargs"):
+        names = ["init_args"]
+    elif where.endswith(".optimizer"):
+        owner, names = "", _optimizer_arguments(error)
+    full = f"{where}.{key}" if where else key
+    return f"'{full}' is not an argument{owner}{nearest(key.split('.')[0], names)}"
+
+
+def _wrong_value(text: str, error: str) -> str:
+    text = _squeeze(text.strip(" -"))
+    if ", got " not in text and (got := re.search(r"Given value: (.*)", error)):
+        text = _squeeze(re.sub(r"^Expected an? ", "expected ", text) + f", got {got[1]}")
+    return text
 
 
 def _squeeze(text: str, limit: int = 300) -> str:

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from geomlib.data.cards import Card
 from geomlib.data.fields import field
 from geomlib.data.graph import GraphData
 from geomlib.files.checkpoint import load_checkpoint_net
@@ -51,6 +52,7 @@ class ModelFile(Callback):
         checkpoints = next((row for row in trainer.callbacks if isinstance(row, Checkpoints)), None)  # type: ignore[attr-defined]
         averaged = " averaged" if any(isinstance(row, EMA) for row in trainer.callbacks) else ""  # type: ignore[attr-defined]
         metrics: dict[str, float] = {}
+        origin = {**_trained_on(pl_module), **self.provenance}
         if checkpoints is not None and checkpoints.best_path is not None and checkpoints.best_score is not None:
             net = load_checkpoint_net(checkpoints.best_path)
             metrics[str(checkpoints.monitor)] = checkpoints.best_score
@@ -58,7 +60,7 @@ class ModelFile(Callback):
         else:
             net = pl_module.net
             self.choice = f"last{averaged} weights, step {trainer.global_step}"
-        self.path = save(net, self.folder / "model.safetensors", **{"metrics": metrics, **self.provenance})
+        self.path = save(net, self.folder / "model.safetensors", metrics=metrics, **origin)
         logger.info("%s: %s", self.path, self.choice)
 
 
@@ -163,6 +165,19 @@ class Predictions(Callback):
         self.folder.mkdir(parents=True, exist_ok=True)
         np.savez(self.folder / name, **in_order(rows))  # type: ignore[arg-type]
         return True
+
+
+def _trained_on(task: Task) -> dict[str, Any]:
+    """What the manifest says about the data: numbers of graphs and, where it has one, its card."""
+    sizes = {part: len(store) for part in ("train", "val") if (store := task.store(part)) is not None}
+    data = getattr(task.trainer, "datamodule", None)
+    card = getattr(getattr(data, "store", None), "card", None)
+    if not isinstance(card, Card):
+        return {"trained_on": {"sizes": sizes}} if sizes else {}
+    files = {row.path: row.sha256 for row in card.files}
+    split = getattr(getattr(data, "split", None), "split", None)
+    origin: dict[str, Any] = {"card": card.name, "sha256": files, "split": split, "sizes": sizes}
+    return {"trained_on": origin, "citation": card.citation}
 
 
 def _array(value: Tensor) -> np.ndarray:

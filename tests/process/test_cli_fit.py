@@ -117,7 +117,6 @@ def test_a_mistake_in_a_recipe_is_one_line(here, capfd, old, new, expected):
     ("words", "expected"),
     [
         (["--model.net.layerz", "3"], "command line: 'model.net.layerz' is not an argument of DPA3"),
-        (["--trainer.max_epoch", "3"], "'--trainer.max_epoch' is not an option (did you mean 'trainer.max_epochs'?)"),
         (["--resume", "a.ckpt", "--ckpt_path", "b.ckpt"], "--resume or --ckpt_path, not both"),
         (["--resume", "gone.ckpt"], "gone.ckpt: no such file"),
         (["--trainer.max_epochs", "soon"], "command line: 'trainer.max_epochs': expected int, got soon"),
@@ -128,7 +127,15 @@ def test_a_mistake_on_the_command_line_is_one_line(here, capfd, words, expected)
 
 
 def test_a_fit_without_a_recipe_or_with_an_unknown_one(here, capfd):
-    assert "give a recipe with -c" in complaint(capfd)
+    for words, expected in (
+        ([], "there is no recipe: give one with -c"),
+        (["-c", "tiny.yaml", "--trainer.max_epoch", "3"], "not an option (did you mean 'trainer.max_epochs'?)"),
+    ):
+        assert main(["fit", *words]) == 2
+        said = capfd.readouterr().err.strip()
+        assert said.startswith("geomlib fit: error: ") and expected in said and "\n" not in said
+    Path("half.yaml").write_text(Path("tiny.yaml").read_text().split("data:")[0])
+    assert complaint(capfd, "-c", "half.yaml") == "half.yaml: the recipe lacks 'data'"
     assert "no recipe is called 'tny'" in complaint(capfd, "-c", "tny")
 
 
