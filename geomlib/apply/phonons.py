@@ -22,6 +22,9 @@ __all__ = ["ForceConstants", "PhononResult", "default_supercell", "force_constan
 _THZ = 1e-12 * units._e / units._hplanck
 """1 eV of ħω in THz."""
 
+_THZ_OF_ROOT = 1e-2 * np.sqrt(units._e / units._amu) / (2 * np.pi)
+"""1 √(eV/Å²/u) of angular frequency in THz."""
+
 Progress = Callable[[int, int], None]
 
 
@@ -225,9 +228,12 @@ class _PhonopyConstants:
 
     def frequencies(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """See `ForceConstants`."""
-        self._phonopy.run_qpoints(points)
-        found: NDArray[np.float64] = np.array(self._phonopy.get_qpoints_dict()["frequencies"])
-        return found
+        matrix, rows = self._phonopy.dynamical_matrix, []
+        for point in points:
+            matrix.run(point)
+            squares = np.linalg.eigvalsh(matrix.dynamical_matrix)  # eV/Å²/u
+            rows.append(np.sign(squares) * np.sqrt(np.abs(squares)))
+        return _THZ_OF_ROOT * np.array(rows)
 
 
 def _with_phonopy(

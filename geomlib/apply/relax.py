@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,8 +153,11 @@ def relax_all(
     """
     done, interrupted = _progress_so_far(Path(output), None if trajectory is None else Path(trajectory), resume)
     results = []
-    steps = None if trajectory is None else TrajectoryFile(trajectory, _end(Path(trajectory)) if resume else None)
-    with TrajectoryFile(output, _end(Path(output)) if resume else None) as finished:
+    with ExitStack() as files:
+        finished = files.enter_context(TrajectoryFile(output, _end(Path(output)) if resume else None))
+        steps = None
+        if trajectory is not None:
+            steps = files.enter_context(TrajectoryFile(trajectory, _end(Path(trajectory)) if resume else None))
         for number, atoms in enumerate(structures):
             if number < done:
                 continue
@@ -165,8 +169,6 @@ def relax_all(
             result = relax(current, settings, steps, progress, number)
             finished.write(result.atoms)
             results.append(result)
-    if steps is not None:
-        steps.close()
     return results
 
 

@@ -1,7 +1,8 @@
 """Structures from what a user types: a file that ASE reads, or a data set by the name of its card."""
 
 from ase import Atoms
-from ase.io import read
+from ase.io import ParseError, read
+from ase.io.extxyz import XYZError
 from ase.io.formats import UnknownFileTypeError
 
 from geomlib.data.atoms import to_atoms
@@ -10,6 +11,19 @@ from geomlib.errors import DataError, FileFormatError
 __all__ = ["read_structure", "read_structures"]
 
 _CARD = "card:"
+
+_UNREADABLE = (
+    UnknownFileTypeError,
+    ParseError,
+    XYZError,
+    ValueError,
+    KeyError,
+    AttributeError,
+    TypeError,
+    RuntimeError,
+    AssertionError,
+)
+"""What ASE's readers raise on files that are not what their name says."""
 
 
 def read_structures(source: str) -> list[Atoms]:
@@ -30,10 +44,10 @@ def read_structures(source: str) -> list[Atoms]:
         name, index = source, ":"
     try:
         found = read(name, index=index)
-    except (UnknownFileTypeError, StopIteration, ValueError, KeyError, AttributeError, AssertionError) as error:
+    except _UNREADABLE as error:
         reason = str(error).strip() or type(error).__name__
         raise FileFormatError(f"{name}: can't be read as a structure: {reason}") from None
-    except IndexError:
+    except (IndexError, StopIteration):
         raise DataError(f"{name}: has no frame '{index}'") from None
     structures = found if isinstance(found, list) else [found]
     if not structures:
