@@ -4,14 +4,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from geomlib.data.elements import SYMBOLS, atomic_numbers
+from geomlib.data.elements import atomic_numbers
 from geomlib.data.graph import GraphData
-from geomlib.errors import UnknownElement
 from geomlib.graphs.line import LineGraph
 from geomlib.graphs.radius import RadiusEdges
 from geomlib.graphs.spec import GraphSpec
 from geomlib.models.base import Net
 from geomlib.nn.cutoff import quintic_switch
+from geomlib.nn.elements import ElementIndex
 from geomlib.nn.reduce import segment_sum
 
 __all__ = ["ToyPotential"]
@@ -42,7 +42,6 @@ class ToyPotential(Net):
     outputs: tuple[str, ...] = ("energy", "atom_energy")
 
     energy_bias: Tensor
-    type_of_number: Tensor
 
     def __init__(
         self, elements: list[str], cutoff: float = 4.5, angle_cutoff: float = 3.5, precision: str = "float64"
@@ -55,11 +54,9 @@ class ToyPotential(Net):
             "precision": precision,
         }
         self.elements = list(elements)
+        self.types = ElementIndex(elements)
         self.spec = GraphSpec((RadiusEdges(cutoff), LineGraph(angle_cutoff)))
         numbers = torch.tensor(atomic_numbers(elements))
-        types = torch.full((len(SYMBOLS),), -1, dtype=torch.int64)
-        types[numbers] = torch.arange(len(elements))
-        self.register_buffer("type_of_number", types, persistent=False)
         # larger atoms for higher numbers, so that elements differ
         self.register_buffer("energy_bias", -0.1 * numbers.to(torch.float64))
         self.depth = nn.Parameter(0.5 + 0.005 * numbers)
@@ -67,18 +64,6 @@ class ToyPotential(Net):
         self.stiffness = nn.Parameter(torch.tensor(1.4))
         self.angle_strength = nn.Parameter(torch.tensor(0.02))
         self.to(getattr(torch, precision))
-
-    def types(self, atomic_number: Int[Tensor, " nodes"]) -> Int[Tensor, " nodes"]:
-        """Type index of each atom.
-
-        Raises:
-            UnknownElement: an element that the net was not built for.
-        """
-        types = self.type_of_number[atomic_number]
-        if bool((types < 0).any()):
-            unknown = sorted({SYMBOLS[number] for number in atomic_number[types < 0].tolist()})
-            raise UnknownElement(f"elements {unknown} are not among those of the net: {self.elements}")
-        return types
 
     def forward(self, batch: GraphData) -> dict[str, Tensor]:
         """Energies of a graph or a batch; see the class."""

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from geomlib.data.elements import SYMBOLS, atomic_numbers
+from geomlib.data.elements import atomic_numbers
 from geomlib.data.graph import GraphData
-from geomlib.errors import ConfigError, DataError, UnknownElement, nearest
+from geomlib.errors import ConfigError, DataError, nearest
 from geomlib.graphs.line import LineGraph
 from geomlib.graphs.radius import RadiusEdges
 from geomlib.graphs.spec import GraphSpec
@@ -22,6 +22,7 @@ from geomlib.models.dpa3.initialization import initialize
 from geomlib.models.dpa3.presets import PRESETS
 from geomlib.models.dpa3.statistics import element_energies, environment_stddev, parameter_statistics
 from geomlib.nn.activation import Activation
+from geomlib.nn.elements import ElementIndex
 from geomlib.nn.reduce import segment_sum
 
 __all__ = ["DPA3"]
@@ -122,7 +123,6 @@ class DPA3(Net):
     energy_bias: Tensor
     environment_mean: Tensor
     environment_stddev: Tensor
-    type_of_number: Tensor
     excluded: Tensor | None
     has_energy: Tensor | None
 
@@ -180,6 +180,7 @@ class DPA3(Net):
         self.config = {name: _plain(value) for name, value in arguments.items()}
         _check(self.config)
         self.elements = list(elements)
+        self.types = ElementIndex(elements)
         self.spec = _spec(self.config)
         if charge_spin_embedding:
             self.inputs = (*self.inputs, "charge", "spin_multiplicity")
@@ -239,9 +240,6 @@ class DPA3(Net):
 
     def _build_buffers(self) -> None:
         config, count = self.config, len(self.elements)
-        number = torch.full((len(SYMBOLS),), -1, dtype=torch.int64)
-        number[torch.tensor(atomic_numbers(self.elements))] = torch.arange(count)
-        self.register_buffer("type_of_number", number, persistent=False)
         self.register_buffer("energy_bias", torch.zeros(count, dtype=torch.float64))
         self.register_buffer("environment_mean", torch.zeros(count, 4, dtype=torch.float64))
         scale = torch.full((count, 4), config["environment_scale"] or 1.0, dtype=torch.float64)
@@ -285,18 +283,6 @@ class DPA3(Net):
         if "elements" not in arguments:
             raise ConfigError(f"preset '{name}' is for any elements: pass elements=[…]")
         return cls(**arguments)
-
-    def types(self, atomic_number: Int[Tensor, " nodes"]) -> Int[Tensor, " nodes"]:
-        """Type index of each atom.
-
-        Raises:
-            UnknownElement: an element that the net was not built for.
-        """
-        types = self.type_of_number[atomic_number]
-        if bool((types < 0).any()):
-            unknown = sorted({SYMBOLS[number] for number in atomic_number[types < 0].tolist()})
-            raise UnknownElement(f"elements {unknown} are not among those of the net: {self.elements}")
-        return types
 
     def forward(self, batch: GraphData) -> dict[str, Tensor]:
         """Energies of a graph or a batch; see the class."""
