@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from geomlib.data.elements import atomic_numbers
 from geomlib.data.graph import GraphData
 from geomlib.errors import ConfigError, DataError, nearest
 from geomlib.graphs.line import LineGraph
@@ -15,6 +14,7 @@ from geomlib.graphs.radius import RadiusEdges
 from geomlib.graphs.spec import GraphSpec
 from geomlib.models.base import Net
 from geomlib.models.dpa3.block import BlockOptions, LineGraphBlock
+from geomlib.models.dpa3.config import check_config, plain
 from geomlib.models.dpa3.embedding import IndexEmbedding, TypeEmbedding
 from geomlib.models.dpa3.fitting import EnergyFitting
 from geomlib.models.dpa3.geometry import GeometryOptions, build_geometry
@@ -28,26 +28,6 @@ from geomlib.nn.reduce import segment_sum
 __all__ = ["DPA3"]
 
 _CHARGES, _SPINS = 200, 100  # rows of the tables; charge −100 is row 0
-
-_LARGEST = {
-    **dict.fromkeys(("layers", "edge_messages"), 1_000),
-    **dict.fromkeys(("node_dim", "edge_dim", "angle_dim", "symmetrization_axes"), 100_000),
-    **dict.fromkeys(("frame_parameters", "atom_parameters", "dataset_encoding"), 100_000),
-}
-"""Beyond these a config is a mistake, or an attempt to have memory allocated before weights are compared."""
-
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "selection": ("dynamic", "fixed"),
-    "update_order": ("parallel", "sequential"),
-    "update_style": ("residual", "average", "increment"),
-    "residual_init": ("constant", "normal"),
-    "edge_init": ("distance", "inverse_distance"),
-    "switch": ("exponential", "quintic"),
-    "type_embedding": ("table", "electron_configuration"),
-    "precision": ("float32", "float64"),
-    "fitting_precision": ("float32", "float64"),
-    "initialization": ("geomlib", "published"),
-}
 
 
 class DPA3(Net):
@@ -177,8 +157,8 @@ class DPA3(Net):
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
-        self.config = {name: _plain(value) for name, value in arguments.items()}
-        _check(self.config)
+        self.config = {name: plain(value) for name, value in arguments.items()}
+        check_config(self.config)
         self.elements = list(elements)
         self.types = ElementIndex(elements)
         self.spec = _spec(self.config)
@@ -366,56 +346,8 @@ class DPA3(Net):
                 inverse.copy_(1.0 / spread)
 
 
-def _plain(value: Any) -> Any:
-    """A copy in JSON-able types."""
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
 def _spec(config: dict[str, Any]) -> GraphSpec:
     radius = RadiusEdges(config["cutoff"], config["max_neighbors"])
     if not config["update_angles"]:
         return GraphSpec((radius,))
     return GraphSpec((radius, LineGraph(config["angle_cutoff"], config["max_angle_neighbors"])))
-
-
-def _check(config: dict[str, Any]) -> None:
-    """Raise ConfigError for arguments that make no net."""
-    for name, choices in _CHOICES.items():
-        if config[name] is not None and config[name] not in choices:
-            hint = nearest(str(config[name]), choices)
-            raise ConfigError(f"DPA3 {name}='{config[name]}' is unknown{hint}; choose from {', '.join(choices)}")
-    elements = config["elements"]
-    if not elements or len(set(elements)) != len(elements):
-        raise ConfigError(f"DPA3 elements={elements}: expected at least one symbol, each once")
-    atomic_numbers(elements)
-    for name in ("cutoff", "max_neighbors", "layers", "node_dim", "edge_dim", "angle_dim", "symmetrization_axes"):
-        if not config[name] > 0:
-            raise ConfigError(f"DPA3 {name}={config[name]}: expected a positive number")
-    sizes = {name: config[name] for name in _LARGEST}
-    sizes["fitting_layers"] = max([len(config["fitting_layers"]), *config["fitting_layers"]], default=0)
-    for name, size in sizes.items():
-        if size > _LARGEST.get(name, _LARGEST["node_dim"]):
-            raise ConfigError(f"DPA3 {name}={size} is larger than any sensible net; is the file or recipe damaged?")
-    if config["angle_cutoff"] > config["cutoff"] or config["max_angle_neighbors"] > config["max_neighbors"]:
-        raise ConfigError(
-            f"DPA3 angles (cutoff {config['angle_cutoff']} Å, {config['max_angle_neighbors']} neighbors) reach beyond "
-            f"bonds (cutoff {config['cutoff']} Å, {config['max_neighbors']} neighbors)"
-        )
-    for smooth, cutoff in (("cutoff_smooth", "cutoff"), ("angle_cutoff_smooth", "angle_cutoff")):
-        if not 0 < config[smooth] < config[cutoff]:
-            raise ConfigError(f"DPA3 {smooth}={config[smooth]} Å: expected between 0 and {cutoff}={config[cutoff]} Å")
-    if config["selection"] == "dynamic" and not config["smooth_edge_update"]:
-        raise ConfigError("DPA3 selection='dynamic' requires smooth_edge_update=True")
-    if config["update_order"] == "sequential" and not (
-        config["update_angles"] and config["update_style"] == "residual"
-    ):
-        raise ConfigError("DPA3 update_order='sequential' requires update_angles=True and update_style='residual'")
-    if config["symmetrization_axes"] > min(config["node_dim"], config["edge_dim"]):
-        raise ConfigError("DPA3 symmetrization_axes is larger than the number of channels")
-    c, ce, a = config["angle_compression"], config["angle_edge_compression"], config["angle_dim"]
-    if c < 0 or (c and (a % c or (ce * a) % (2 * c) or ce < 1)):
-        raise ConfigError(
-            f"DPA3 angle_dim={a} can't be divided by angle_compression={c} and angle_edge_compression={ce}"
-        )
-    if c and config["split_compression"] and (a // c > config["node_dim"] or ce * a // (2 * c) > config["edge_dim"]):
-        raise ConfigError("DPA3 split_compression takes more channels than atoms or bonds have")
