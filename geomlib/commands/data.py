@@ -15,18 +15,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     info = actions.add_parser("info", help="what a data set or a data file holds")
     check = actions.add_parser("check", help="checksums, counts, units, labels, duplicates and splits")
     get = actions.add_parser("get", help="download a data set, or say where it is")
-    for action in (info, check):
+    neighbors = actions.add_parser("neighbors", help="how many neighbours atoms have within a cutoff")
+    neighbors.add_argument(
+        "--cutoff", type=float, nargs="+", default=[6.0, 4.0], metavar="Å", help="one or several radii (6 4)"
+    )
+    for action in (info, check, neighbors):
         action.add_argument(
             "source", metavar="NAME_OR_PATH", help="a name of the list, a card, or a data file or folder"
         )
     get.add_argument("source", metavar="NAME", help="a name of the list")
-    for action in (listing, info, check, get):
+    for action in (listing, info, check, get, neighbors):
         action.add_argument("--json", action="store_true", help="print one JSON value")
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `geomlib data`."""
-    actions = {"list": _list, "info": _info, "check": _check, "get": _get}
+    actions = {"list": _list, "info": _info, "check": _check, "get": _get, "neighbors": _neighbors}
     return actions[args.action](args)
 
 
@@ -124,4 +128,28 @@ def _get(args: argparse.Namespace) -> int:
         download(card, progress=sys.stderr.isatty())
     places = [str(card.locate(file.path)) for file in card.files]
     print(json.dumps({"name": card.name, "files": places}) if args.json else "\n".join(places))
+    return 0
+
+
+def _neighbors(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from geomlib.commands.progress import ProgressLine
+    from geomlib.data.sources import open_source
+    from geomlib.graphs.neighbors import count_neighbors
+
+    store = open_source(args.source, fields=())
+    line = ProgressLine(len(store), "structure")
+    try:
+        counts = count_neighbors((store[k] for k in range(len(store))), args.cutoff, lambda done: line.update(done, ""))
+    finally:
+        line.close()
+    rows = [{**asdict(row), "selection": row.selection()} for row in counts]
+    if args.json:
+        print(json.dumps(rows))
+        return 0
+    print(f"{'cutoff [Å]':>10}{'mean':>8}{'largest':>9}   for a net with fixed selection")
+    for row in rows:
+        print(f"{row['cutoff']:>10g}{row['mean']:>8.1f}{row['largest']:>9}   {row['selection']}")
+    print(f"shortest distance {counts[0].shortest:.3f} Å")
     return 0

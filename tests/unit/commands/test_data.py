@@ -150,3 +150,16 @@ def test_unknown(folder, capsys):
     (folder / "odd.dat").write_text("x")
     assert "of an unknown kind" in run(capsys, "info", folder / "odd.dat", code=1).err
     assert "no data set called" in run(capsys, "get", "nothing", code=1).err
+
+
+def test_neighbors_of_a_file(tmp_path, capsys):
+    path = tmp_path / "pair.extxyz"
+    path.write_text(XYZ.format(energy=1.0, z=2.0, force=0.0))
+    assert main(["data", "neighbors", str(path), "--cutoff", "1.5", "0.5", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["cutoff"], row["mean"], row["largest"], row["selection"]) for row in rows] == [
+        (0.5, 0.0, 0, 4),
+        (1.5, 1.0, 1, 4),
+    ]
+    assert main(["data", "neighbors", str(path)]) == 0
+    assert "shortest distance 1.000 Å" in capsys.readouterr().out
