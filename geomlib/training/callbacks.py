@@ -231,9 +231,7 @@ class Progress(TQDMProgressBar):
 
     def init_validation_tqdm(self) -> Tqdm:
         """No second bar while training."""
-        bar = super().init_validation_tqdm()
-        bar.disable = bar.disable or self.trainer.state.fn == "fit"
-        return bar
+        return Tqdm(disable=True) if self.trainer.state.fn == "fit" else super().init_validation_tqdm()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Away from a terminal, one line."""

@@ -48,14 +48,6 @@ def test_two_processes_equal_one_at_the_same_global_batch(here, process):
     for column in ("train/loss", "train/forces_mae", "val/forces_mae", "val/energy_rmse", "val/loss"):
         assert metrics("two", column) == pytest.approx(metrics("one", column), rel=1e-6), column
         assert len(metrics("two", column)) >= 2
-    done = process(two(["test", "two", "--trainer.accelerator", "cpu"]))
-    assert done.returncode == 0, done.stderr
-    assert main(["test", "one"]) == 0
-    one, both = (json.loads((here / name / "test_metrics.json").read_text()) for name in ("one", "two"))
-    assert both["metrics"] == pytest.approx(one["metrics"], rel=1e-5)
-    first, second = (np.load(here / name / "predictions.npz") for name in ("one", "two"))
-    assert first["sample_id"].tolist() == second["sample_id"].tolist() == list(range(35, 40))
-    assert np.allclose(first["forces_prediction"], second["forces_prediction"], rtol=1e-5, atol=1e-7)
 
 
 def test_a_loss_on_forces_alone_does_not_stop_two_processes(here, process):
@@ -83,3 +75,17 @@ def test_resuming_two_processes_continues_the_epoch(here, process):
     a, b = weights("straight"), weights("resumed")
     assert all(torch.allclose(a[name], b[name], rtol=1e-6, atol=1e-8) for name in a)
     assert metrics("resumed", "train/forces_mae") == pytest.approx(metrics("straight", "train/forces_mae"), rel=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_test_every_graph_once(here, process):
+    assert main(fit("one")) == 0
+    words = ["test", "-c", "tiny.yaml", "--ckpt_path", "one/checkpoints/best.ckpt", *PRECISE[:2]]
+    done = process(two([*words, "--folder", "two"]))
+    assert done.returncode == 0, done.stderr
+    assert main(["test", "one"]) == 0
+    one, both = (json.loads((here / name / "test_metrics.json").read_text()) for name in ("one", "two"))
+    assert both["metrics"] == pytest.approx(one["metrics"], rel=1e-5)
+    first, second = (np.load(here / name / "predictions.npz") for name in ("one", "two"))
+    assert first["sample_id"].tolist() == second["sample_id"].tolist() == list(range(35, 40))
+    assert np.allclose(first["forces_prediction"], second["forces_prediction"], rtol=1e-5, atol=1e-7)
