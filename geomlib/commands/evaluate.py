@@ -23,7 +23,7 @@ Labels under other names: --key energy=dft_energy; in other units: --unit energy
 examples:
   geomlib evaluate model.safetensors test.extxyz
   geomlib evaluate model.safetensors test.extxyz --output predicted.extxyz --json
-  geomlib evaluate model.safetensors card:ethanol --split test
+  geomlib evaluate model.safetensors card:gfn2-molecules --split test
 """
 
 

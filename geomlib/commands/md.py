@@ -135,9 +135,9 @@ def _report(args: argparse.Namespace, summary: "DynamicsSummary", settings: "Set
     if summary.drift_meV_per_atom is not None and summary.drift_meV_per_atom_per_ps is not None:
         what = "energy drift" if settings.ensemble == "nve" else "drift of the conserved energy"
         lines.append(
-            f"{what:<26} {summary.drift_meV_per_atom:+.4f} meV/atom in {summary.time_fs / 1e3:g} ps "
-            f"({summary.drift_meV_per_atom_per_ps:+.4f} meV/atom/ps, fluctuation "
-            f"{summary.fluctuation_meV_per_atom:.4f} meV/atom)"
+            f"{what:<26} {summary.drift_meV_per_atom:+.3g} meV/atom in {summary.time_fs / 1e3:g} ps "
+            f"({summary.drift_meV_per_atom_per_ps:+.3g} meV/atom/ps, fluctuation "
+            f"{summary.fluctuation_meV_per_atom:.3g} meV/atom)"
         )
     if summary.seconds_per_step:
         per_day = 86400 / summary.seconds_per_step * settings.timestep / 1e6
