@@ -44,7 +44,6 @@ def complete_cell(cell: Float[Tensor, "graphs 3 3"], pbc: Bool[Tensor, "graphs 3
     """
     completed = cell.clone()
     open_axes = ~pbc
-    completed[open_axes] = 0.0
     for index in open_axes.any(1).nonzero().squeeze(1).tolist():
         rows = completed[index]
         periodic = rows[pbc[index]]
