@@ -79,12 +79,16 @@ def run(args: argparse.Namespace) -> int:
 
 def _table(title: str, metrics: Mapping[str, float], reference: Mapping[str, float], unit: Any) -> str:
     """Errors by field as text: MAE and RMSE, those of the mean predictor beside them."""
+    from geomlib.units import conversion_factor
+
     fields = list(dict.fromkeys(name.rpartition("_")[0] for name in metrics if name.endswith(("_mae", "_rmse"))))
     columns = ["MAE", "RMSE"] + (["MAE of mean predictor", "RMSE of mean predictor"] if reference else [])
     rows = [[title, "unit", *columns]]
     for name in fields:
         text, scale = unit(name), 1.0
-        if text.startswith("eV"):
+        if name == "stress":
+            text, scale = "GPa", conversion_factor(text, "GPa")
+        elif text.startswith("eV"):
             text, scale = "m" + text, 1e3
         values = [metrics.get(f"{name}_{kind}") for kind in ("mae", "rmse")]
         if reference:
