@@ -1,1 +1,19 @@
 """Tasks: a net, its loss terms, metrics and optimizer as a LightningModule."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from geomlib.tasks.base import Task as Task
+    from geomlib.tasks.potential import PotentialTask as PotentialTask
+    from geomlib.tasks.terms import Term as Term
+
+__all__ = ["PotentialTask", "Task", "Term"]
+
+_LAZY = {"PotentialTask": "geomlib.tasks.potential", "Task": "geomlib.tasks.base", "Term": "geomlib.tasks.terms"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'geomlib.tasks' has no attribute '{name}'")

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from geomlib.data.elements import SYMBOLS, atomic_numbers
@@ -22,10 +22,10 @@ from geomlib.data.module import GraphDataModule
 from geomlib.data.stores import Store
 from geomlib.errors import ConfigError, DataError, UnknownElement
 from geomlib.files.manifest import AnyNet, bare_net, manifest_of
-from geomlib.files.modelfile import load
 from geomlib.tasks.meters import Meter
 from geomlib.tasks.parameter_groups import parameter_groups
 from geomlib.tasks.schedule import Schedule
+from geomlib.tasks.starting import hold_configuration, load_weights
 from geomlib.tasks.terms import EXTENSIVE, Term, difference, labelled
 
 __all__ = ["Task"]
@@ -118,7 +118,7 @@ class Task(lightning.LightningModule):
             return
         store = self.store("train")
         if self.weights is not None:
-            _load_weights(self.net, self.weights)
+            load_weights(self.net, self.weights)
             logger.info("weights and statistics start from %s", self.weights)
         elif store is not None:
             # on a copy on the CPU, where the graphs are
@@ -355,30 +355,8 @@ class Task(lightning.LightningModule):
         """After a resume: what the user configured holds over what the checkpoint brought, and differences are said."""
         if not self.trainer.ckpt_path:
             return
-        optimizer = self.trainer.optimizers[0]
         scheduler = cast(LambdaLR, self.trainer.lr_scheduler_configs[0].scheduler)
-        if self.reset_optimizer:
-            optimizer.state.clear()
-            logger.warning("the moments of the optimizer start afresh")
-        changes: dict[str, tuple[Any, Any]] = {}
-        ratio_step = scheduler.last_epoch
-        for position, (group, configured) in enumerate(zip(optimizer.param_groups, self._configured, strict=True)):
-            start = configured["initial_lr"]
-            wanted = {**configured, "lr": start * scheduler.lr_lambdas[position](ratio_step)}
-            for key, value in wanted.items():
-                if key in group and group[key] != value:
-                    changes.setdefault(key, (group[key], value))
-                    group[key] = value
-            scheduler.base_lrs[position] = start
-        scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
-        names = {"lr": f"learning rate at step {ratio_step}", "initial_lr": "start learning rate"}
-        for key, (old, new) in changes.items():
-            logger.warning(
-                "%s: the checkpoint has %s, the configuration %s; the configuration holds",
-                names.get(key, key),
-                old,
-                new,
-            )
+        hold_configuration(self.trainer.optimizers[0], scheduler, self._configured, drop_moments=self.reset_optimizer)
 
     def _lr_ratio(self) -> float:
         """Learning rate over its start value."""
@@ -397,24 +375,6 @@ class Task(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take over the sums of the running epoch."""
         self._meters["train"].load_state_dict(checkpoint.get("meters", {}))
-
-
-def _load_weights(net: nn.Module, path: str) -> None:
-    """Copy weights and statistics of a model file into a net of the same configuration.
-
-    Raises:
-        ConfigError: the file's net has other tensors.
-    """
-    target, source = bare_net(net)[0], bare_net(load(path))[0]
-    wanted, found = target.state_dict(), source.state_dict()
-    for name in sorted(wanted.keys() | found.keys()):
-        shapes = [list(state[name].shape) if name in state else None for state in (wanted, found)]
-        if shapes[0] != shapes[1]:
-            raise ConfigError(
-                f"{path}: tensor '{name}' has shape {shapes[1]}, the configured net wants {shapes[0]}: use the net "
-                "configuration of the file ('geomlib model info' shows it)"
-            )
-    target.load_state_dict(found)
 
 
 def _loss_names(terms: Sequence[Term]) -> list[str]:
