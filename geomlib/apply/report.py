@@ -140,7 +140,9 @@ def _error_unit(quantity: str) -> str:
 
 def _run_sections(run: RunFolder) -> Iterator[Section]:
     if run.manifest is not None:
-        yield Section("model", "Model", facts(list(_model_facts(run.manifest))))
+        citation = run.manifest.get("citation")
+        words = f'<p class="caption">{escape(str(citation))}</p>' if citation else ""
+        yield Section("model", "Model", facts(list(_model_facts(run.manifest))) + words)
     if run.test is not None:
         yield Section("test", "Test errors", _test_table(run))
     curves = list(_curves(run.curves))
@@ -169,14 +171,17 @@ def _model_facts(manifest: Mapping[str, Any]) -> Iterator[Fact]:
     for builder in manifest["spec"].get("builders", []):
         if isinstance(builder, dict) and "cutoff" in builder:
             yield Fact(f"cutoff of {str(builder.get('kind', 'edges')).replace('_', ' ')}", f"{builder['cutoff']:g} Å")
-    for key, words in {"dtype": "precision", "licence": "licence", "citation": "cite as"}.items():
+    for key, words in {"dtype": "precision", "licence": "licence"}.items():
         if manifest.get(key):
             yield Fact(words, str(manifest[key]))
     if manifest.get("created"):
         yield Fact("made", str(manifest["created"]).replace("T", " ").replace("+00:00", " UTC"))
     trained_on = manifest.get("trained_on")
     if isinstance(trained_on, dict):
-        yield Fact("trained on", ", ".join(f"{key} {value}" for key, value in trained_on.items()))
+        names = [str(trained_on[key]) for key in ("card", "split") if trained_on.get(key)]
+        sizes = trained_on.get("sizes")
+        counts = [f"{count:,} {part}" for part, count in sizes.items()] if isinstance(sizes, dict) else []
+        yield Fact("trained on", ", ".join(names or counts), below=", ".join(counts) if names else "")
     versions = manifest.get("versions", {})
     yield Fact(
         "software", ", ".join(f"{name} {version}" for name, version in versions.items() if name in ("geomlib", "torch"))

@@ -49,7 +49,7 @@ def parity_plot(comparison: Comparison) -> str:
         mean = float(error.mean()) if abs(error.mean()) > 1e-3 * error.std() else 0.0
         right.axvline(mean, color=SERIES[1], linewidth=1.2)
         right.set(xlabel=f"prediction − label [{error_unit}]", ylabel="count", xlim=(-reach, reach))
-        right.set_title(f"errors, mean {mean:+.2g} {error_unit}")
+        right.set_title(f"errors, mean {f'{mean:+.2g}' if mean else '0'} {error_unit}")
         return to_svg(
             drawing,
             f"parity-{comparison.name}",
@@ -73,11 +73,16 @@ def learning_curve(title: str, unit: str, curves: Mapping[str, Curve], factor: f
         factor: from the logged unit to `unit`.
     """
     with figure(4.3, 2.9) as (drawing, (axes,)):
+        plotted = []
         for index, (name, curve) in enumerate(curves.items()):
             positive = (curve.value > 0) & np.isfinite(curve.value)
             marker = "o" if positive.sum() < 60 else None
             values = factor * curve.value[positive]
             axes.plot(curve.step[positive], values, color=SERIES[index], label=name, marker=marker, markersize=2.5)
+            plotted.append(values)
+        every = np.concatenate(plotted)
+        if every.min() < 1e-4 * every.max():  # a learning rate that ends at nothing would flatten all before it
+            axes.set_ylim(bottom=1e-4 * every.max())
         plain_log_axis(axes, "both")
         axes.set(xlabel="optimizer step", ylabel=unit or title)
         axes.set_title(title)

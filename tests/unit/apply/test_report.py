@@ -92,7 +92,14 @@ def run(tmp_path_factory):
             lines.append(f"{step // 40},,{step},{3 / step},,{4 / step},{60 / step}")
     (folder / "metrics.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / "config.yaml").write_text("model: {net: '<script>alert(1)</script>'}\n", encoding="utf-8")
-    save(ToyPotential(["Cu", "Au"]), folder / "model.safetensors", licence="CC-BY-4.0 <b>")
+    origin = {"card": "alloys", "sha256": {"a": "b"}, "split": None, "sizes": {"train": 1000, "val": 50}}
+    save(
+        ToyPotential(["Cu", "Au"]),
+        folder / "model.safetensors",
+        licence="CC-BY-4.0 <b>",
+        trained_on=origin,
+        citation="A. Author, <i>J. Alloys</i>",
+    )
     copper = bulk("Cu", cubic=True) * 2
     copper.calc = EMT()
     copper.set_momenta(generator.normal(scale=1.5, size=(32, 3)))
@@ -124,6 +131,8 @@ def test_whole_report(run):
         "forces meV/Å 130 800 150 1,000 97.8 % 200 meV/Å",
         "50 structures, 450 components",
         "cutoff of radius edges 4.5 Å",
+        "trained on alloys 1,000 train, 50 val",
+        "A. Author, <i>J. Alloys</i>",
         "atoms 32 ensemble nve time step 2 fs length 0.2 ps, 100 steps",
         "g(r) is one where atoms are distributed evenly",
     ):
@@ -193,6 +202,21 @@ def test_many_numbers_become_an_image(tmp_path):
     text = file.read_text(encoding="utf-8")
     assert "data:image/png;base64," in text
     assert len(text) < 150_000
+
+
+def test_curves_of_a_diverged_run(tmp_path):
+    """Losses that are no numbers leave gaps; a page comes out all the same."""
+    lines = [
+        "epoch,step,train/loss,val/loss,lr-AdamW",
+        "0,9,1.0,,1e-3",
+        "0,19,nan,,1e-4",
+        "0,29,inf,,1e-12",
+        "0,29,,nan,",
+    ]
+    (tmp_path / "metrics.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    page = Outline(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert page.figures == 2
+    assert "1e-12" not in page.words  # the axis of the learning rate ends four decades below its top
 
 
 def test_virial_stands_in_for_stress(tmp_path):
