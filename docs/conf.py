@@ -1,13 +1,23 @@
 """Configuration of the documentation; `make docs` builds it with warnings as errors and without the network."""
 
+import logging
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 # notebooks call `geomlib` as a reader would
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# data sets of whoever builds are not part of the documentation
+os.environ.pop("GEOMLIB_DATA", None)
+# nor are their IPython settings; the kernel's warning about its local sockets is of no use in a build
+ipython = Path(tempfile.mkdtemp(prefix="geomlib-docs-"))
+(ipython / "profile_default").mkdir()
+(ipython / "profile_default" / "ipython_kernel_config.py").write_text("c.IPKernelApp.log_level = 40\n", encoding="utf-8")
+os.environ["IPYTHONDIR"] = str(ipython)
+logging.getLogger("traitlets").setLevel(logging.WARNING)
 
 from geomlib import __version__
 
@@ -20,7 +30,6 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.mathjax",
-    "sphinx.ext.intersphinx",
     "myst_nb",
     "generated_pages",
 ]
@@ -31,13 +40,15 @@ html_title = "geomlib"
 html_theme_options = {"navigation_with_keys": True}
 html_show_sphinx = False
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["geomlib.css"]
 
-myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "amsmath"]
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "amsmath", "attrs_block"]
 myst_heading_anchors = 3
-nb_execution_mode = "cache"
+nb_execution_mode = "force"  # pages run at every build, since the code may have changed where a page has not
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
-nb_execution_timeout = 300
+nb_execution_timeout = 180
 nb_merge_streams = True
 
 autodoc_default_options = {"show-inheritance": True}
@@ -51,15 +62,3 @@ napoleon_use_rtype = False
 napoleon_use_ivar = True
 napoleon_custom_sections = [("Class attributes", "params_style")]
 default_role = "code"
-
-# links to other projects need the network: make docs SPHINXOPTS="-t online"
-intersphinx_mapping = (
-    {
-        "python": ("https://docs.python.org/3", None),
-        "torch": ("https://docs.pytorch.org/docs/stable", None),
-        "numpy": ("https://numpy.org/doc/stable", None),
-        "ase": ("https://ase-lib.org", None),
-    }
-    if tags.has("online")
-    else {}
-)

@@ -1,16 +1,23 @@
-"""Pages that are made from the code at every build: field table, recipes, command line, Python interface."""
+"""Pages and tables that are made from the code at every build, so that none of them is typed twice."""
 
 import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import torch
 from sphinx.application import Sphinx
 
 from geomlib.cli import VERBS, actions, command_parser
 from geomlib.commands.recipes import recipes
+from geomlib.data.cards import Card, find_card, find_cards
+from geomlib.data.elements import SYMBOLS
 from geomlib.data.fields import FIELDS, LEVELS
+from geomlib.models import DPA3
 from geomlib.models.dpa3.presets import PRESETS
+from geomlib.units import KNOWN_UNITS
+
+DATA_SETS = Path(__file__).resolve().parents[2] / "datasets"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -36,7 +43,7 @@ def field_table() -> str:
         parts += [
             f"## {level.capitalize()} fields",
             "",
-            table(["name", "shape", "dtype", "unit", "kind", ""], cells),
+            table(["name", "shape", "dtype", "unit", "kind", "meaning"], cells),
             "",
         ]
     return "\n".join(parts)
@@ -45,21 +52,62 @@ def field_table() -> str:
 def recipe_table() -> str:
     """Recipes and parts, with their headers."""
     rows = recipes()
-    parts = [table(["recipe", "what it is"], [[f"`{row.name}`", row.title] for row in rows]), ""]
-    for row in rows:
-        if not row.name.startswith("_parts"):
-            parts += [f"## {row.name}", "", "```text", row.header(), "```", ""]
+    whole = [row for row in rows if not row.name.startswith("_parts")]
+    parts = ["## Parts", "", "Merged on top of a recipe with a further `-c`.", ""]
+    parts += [table(["part", "what it does"], [[f"`{row.name}`", row.title] for row in rows if row not in whole]), ""]
+    headers = []
+    for row in whole:
+        body = row.header().split("\n", 1)[-1].strip()
+        headers += [f"## {row.name}", "", row.title, "", "```text", body, "```", ""]
+    names = [[f"[`{row.name}`](#{row.name.replace('/', '').lower()})", row.title] for row in whole]
+    return "\n".join([table(["recipe", "what it learns"], names), "", *headers, *parts])
+
+
+def card_table() -> str:
+    """The data sets that have a card, with what stands on it."""
+    cards = [find_card(name) for name, path in sorted(find_cards().items()) if path.is_relative_to(DATA_SETS)]
+    rows = [[f"[`{card.name}`](#{card.name})", f"{card.graphs:,}", card.licence, card.title] for card in cards]
+    parts = [table(["data set", "graphs", "licence", "what it is"], rows), ""]
+    for card in cards:
+        units = [[f"`{key}`", f"`{entry['field']}`", entry["unit"]] for key, entry in card.fields.items()]
+        parts += [f"## {card.name}", "", card.description, "", f"**Source:** {card.source}", ""]
+        parts += [f"**Cite:** {card.citation}", "", f"**Notes:** {card.notes}", ""]
+        parts += [table(["stored key", "field", "unit"], units), ""]
+        parts += [table(["split", "train", "val", "test"], _split_sizes(card)), ""]
     return "\n".join(parts)
 
 
+def _split_sizes(card: Card) -> list[list[str]]:
+    splits = card.splits
+    named = splits if all(isinstance(value, dict) for value in splits.values()) else {"": splits}
+    rows = []
+    for number, name in enumerate(named):
+        parts = card.parts(card.graphs, name or None)
+        label = (f"`{name}`" if name else "") + (" (official)" if number == 0 else "")
+        sizes = [f"{len(parts[part]):,}" if part in parts else "–" for part in ("train", "val", "test")]
+        rows.append([label.strip(), *sizes])
+    return rows
+
+
 def preset_table() -> str:
-    """The published sizes of DPA3."""
-    defaults = {"layers": 6, "node_dim": 128, "edge_dim": 64, "angle_dim": 32}
+    """The published sizes of DPA3 with the number of parameters that they have here."""
     rows = []
     for name, preset in PRESETS.items():
-        size = {**defaults, **preset}
-        rows.append([f"`{name}`", *(str(size[key]) for key in defaults)])
-    return table(["preset", "layers", "node width", "edge width", "angle width"], rows)
+        with torch.device("meta"):
+            net = DPA3.from_preset(name, None if "elements" in preset else SYMBOLS[1:])
+        count = sum(parameter.numel() for parameter in net.parameters())
+        sizes = [str(net.config[key]) for key in ("layers", "node_dim", "edge_dim", "angle_dim")]
+        rows.append([f"`{name}`", *sizes, str(len(net.elements)), f"{count:,}"])
+    return table(["preset", "layers", "node width", "edge width", "angle width", "elements", "parameters"], rows)
+
+
+def unit_table() -> str:
+    """The units that can be written, with their value in internal units and their dimension."""
+    rows = []
+    for name, (value, dimension) in KNOWN_UNITS.items():
+        powers = " · ".join(base if power == 1 else f"{base}^{power}^" for base, power in dimension.items())
+        rows.append([f"`{name}`", f"{value:.10g}", re.sub(r"\^(-?\d+)\^", r"<sup>\1</sup>", powers) or "none"])
+    return table(["unit", "in internal units", "dimension"], rows)
 
 
 def command_pages() -> str:
@@ -90,12 +138,17 @@ def write_pages(app: Sphinx) -> None:
     pages = {
         "fields.txt": field_table(),
         "recipes.txt": recipe_table(),
+        "cards.txt": card_table(),
         "presets.txt": preset_table(),
+        "units.txt": unit_table(),
         "commands.txt": command_pages(),
         **module_pages(Path(app.srcdir)),
     }
+    root = Path(app.srcdir) / "_generated"
+    for stale in set(root.rglob("*.*")) - {root / name for name in pages}:
+        stale.unlink()
     for name, text in pages.items():
-        file = Path(app.srcdir) / "_generated" / name
+        file = root / name
         file.parent.mkdir(parents=True, exist_ok=True)
         if not file.is_file() or file.read_text(encoding="utf-8") != text:
             file.write_text(text, encoding="utf-8")
