@@ -45,8 +45,7 @@ class _Silut(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, mask: Tensor | None, tail: _Tail) -> Tensor:
-        value = functional.silu(x)
-        return value if mask is None else torch.where(mask, tail.bent(x) + tail.offset, value)
+        return _with_tail(functional.silu(x), mask, lambda y: tail.bent(y) + tail.offset, x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -65,7 +64,7 @@ class _SilutSlope(torch.autograd.Function):
     @staticmethod
     def forward(grad: Tensor, x: Tensor, mask: Tensor | None, tail: _Tail) -> Tensor:
         value = torch.ops.aten.silu_backward(grad, x)
-        return value if mask is None else torch.where(mask, grad * tail.slope * (1.0 - tail.bent(x).square()), value)
+        return _with_tail(value, mask, lambda y, g: g * tail.slope * (1.0 - tail.bent(y).square()), x, grad)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -84,10 +83,26 @@ def _curve(grad: Tensor, x: Tensor, mask: Tensor | None, tail: _Tail) -> Tensor:
     """The product grad · silut''(x), with silu'' = s(1 − s)(2 + x(1 − 2s))."""
     gate = torch.sigmoid(x)
     value = torch.ops.aten.sigmoid_backward(grad, gate) * torch.addcmul(x + 2.0, x, gate, value=-2.0)
+
+    def bent(y: Tensor, g: Tensor) -> Tensor:
+        tanh = tail.bent(y)
+        return g * (-2.0 * tail.slope**2) * tanh * (1.0 - tanh.square())
+
+    return _with_tail(value, mask, bent, x, grad)
+
+
+def _with_tail(value: Tensor, mask: Tensor | None, function: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
+    """`value`, or `function(*arguments)` where the tail applies.
+
+    On the CPU few entries are in the tail, if any, and only they are computed; `value` is fresh and changed in place.
+    """
     if mask is None:
         return value
-    bent = tail.bent(x)
-    return torch.where(mask, grad * (-2.0 * tail.slope**2) * bent * (1.0 - bent.square()), value)
+    if value.device.type == "cpu" and not torch.is_grad_enabled():
+        where = mask.flatten().nonzero().squeeze(1)
+        picked = [argument.flatten().index_select(0, where) for argument in arguments]
+        return value.contiguous().view(-1).index_copy_(0, where, function(*picked)).view(value.shape)
+    return torch.where(mask, function(*arguments), value)
 
 
 def silut(threshold: float = math.inf) -> Callable[[Tensor], Tensor]:

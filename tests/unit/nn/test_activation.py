@@ -52,6 +52,19 @@ def test_silut_works_inside_functional_transforms() -> None:
     torch.testing.assert_close(gradient, torch.autograd.grad(plain_silut(y, 3.0).sum(), y)[0])
 
 
+def test_layout_of_the_input_does_not_matter() -> None:
+    generator = torch.Generator().manual_seed(2)
+    x = 6 * torch.randn(7, 5, dtype=torch.float64, generator=generator)
+    for view in (x.T, x[:, ::2], x[:1].expand(3, -1)):
+        leaf = view.detach().requires_grad_()
+        value = Activation("silut:3")(leaf)
+        (slope,) = torch.autograd.grad(value.sum(), leaf)
+        plain = view.contiguous().requires_grad_()
+        expected = plain_silut(plain, 3.0)
+        torch.testing.assert_close(value, expected)
+        torch.testing.assert_close(slope, torch.autograd.grad(expected.sum(), plain)[0])
+
+
 def test_empty_input() -> None:
     assert Activation("silut:10")(torch.zeros(0, 3)).shape == (0, 3)
 
