@@ -10,12 +10,15 @@ sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 # notebooks call `geomlib` as a reader would
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm would like a widget where there is a notebook
 # data sets of whoever builds are not part of the documentation
 os.environ.pop("GEOMLIB_DATA", None)
 # nor are their IPython settings; the kernel's warning about its local sockets is of no use in a build
 ipython = Path(tempfile.mkdtemp(prefix="geomlib-docs-"))
 (ipython / "profile_default").mkdir()
-(ipython / "profile_default" / "ipython_kernel_config.py").write_text("c.IPKernelApp.log_level = 40\n", encoding="utf-8")
+(ipython / "profile_default" / "ipython_kernel_config.py").write_text(
+    "c.IPKernelApp.log_level = 40\n", encoding="utf-8"
+)
 os.environ["IPYTHONDIR"] = str(ipython)
 logging.getLogger("traitlets").setLevel(logging.WARNING)
 
@@ -34,6 +37,8 @@ extensions = [
     "generated_pages",
 ]
 exclude_patterns = ["_build", "jupyter_execute", "_ext"]
+
+smartquotes = False  # they would turn --options into dashes
 
 html_theme = "furo"
 html_title = "geomlib"
