@@ -29,6 +29,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([line(head), line(["---"] * len(head)), *map(line, rows)])
 
 
+def superscript(unit: str) -> str:
+    """A unit as it is printed: eV/Å^3 → eV/Å³."""
+    return re.sub(r"\^(\d)", lambda found: "⁰¹²³⁴⁵⁶⁷⁸⁹"[int(found.group(1))], unit).replace("*", "·")
+
+
 def field_table() -> str:
     """Rows of the field table, by level."""
     parts = []
@@ -39,7 +44,7 @@ def field_table() -> str:
         cells = []
         for row in rows:
             item = " × ".join("n" if size is None else str(size) for size in row.shape) or "scalar"
-            cells.append([f"`{row.name}`", item, row.dtype, row.unit or "–", row.kind, row.doc])
+            cells.append([f"`{row.name}`", item, row.dtype, superscript(row.unit) or "–", row.kind, row.doc])
         parts += [
             f"## {level.capitalize()} fields",
             "",
@@ -47,6 +52,21 @@ def field_table() -> str:
             "",
         ]
     return "\n".join(parts)
+
+
+def header_paragraphs(header: str) -> list[str]:
+    """The header of a recipe as Markdown: a line that begins with `Word:` begins a paragraph."""
+    paragraphs: list[str] = []
+    for line in header.splitlines():
+        line = re.sub(r"([\\`*_\[\]<>#])", r"\\\1", line.strip())
+        found = re.match(r"([A-Z]\w+):(.*)", line)
+        if found:
+            paragraphs.append(f"**{found.group(1)}:**{found.group(2)}")
+        elif line and paragraphs:
+            paragraphs[-1] += f" {line}"
+        elif line:
+            paragraphs.append(line)
+    return paragraphs
 
 
 def recipe_table() -> str:
@@ -57,8 +77,7 @@ def recipe_table() -> str:
     parts += [table(["part", "what it does"], [[f"`{row.name}`", row.title] for row in rows if row not in whole]), ""]
     headers = []
     for row in whole:
-        body = row.header().split("\n", 1)[-1].strip()
-        headers += [f"## {row.name}", "", row.title, "", "```text", body, "```", ""]
+        headers += [f"## {row.name}", "", *(f"{paragraph}\n" for paragraph in header_paragraphs(row.header()))]
     names = [[f"[`{row.name}`](#{row.name.replace('/', '').lower()})", row.title] for row in whole]
     return "\n".join([table(["recipe", "what it learns"], names), "", *headers, *parts])
 
@@ -69,7 +88,7 @@ def card_table() -> str:
     rows = [[f"[`{card.name}`](#{card.name})", f"{card.graphs:,}", card.licence, card.title] for card in cards]
     parts = [table(["data set", "graphs", "licence", "what it is"], rows), ""]
     for card in cards:
-        units = [[f"`{key}`", f"`{entry['field']}`", entry["unit"]] for key, entry in card.fields.items()]
+        units = [[f"`{key}`", f"`{entry['field']}`", superscript(entry["unit"])] for key, entry in card.fields.items()]
         parts += [f"## {card.name}", "", card.description, "", f"**Source:** {card.source}", ""]
         parts += [f"**Cite:** {card.citation}", "", f"**Notes:** {card.notes}", ""]
         parts += [table(["stored key", "field", "unit"], units), ""]
