@@ -1,5 +1,6 @@
 """Pages and tables that are made from the code at every build, so that none of them is typed twice."""
 
+import ast
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -9,7 +10,7 @@ import torch
 from sphinx.application import Sphinx
 
 from geomlib.cli import VERBS, actions, command_parser
-from geomlib.commands.recipes import recipes
+from geomlib.commands.recipes import find_recipe, recipes
 from geomlib.data.cards import Card, find_card, find_cards
 from geomlib.data.elements import SYMBOLS
 from geomlib.data.fields import FIELDS, LEVELS
@@ -17,7 +18,72 @@ from geomlib.models import DPA3
 from geomlib.models.dpa3.presets import PRESETS
 from geomlib.units import KNOWN_UNITS
 
-DATA_SETS = Path(__file__).resolve().parents[2] / "datasets"
+ROOT = Path(__file__).resolve().parents[2]
+DATA_SETS = ROOT / "datasets"
+
+MODULES = {
+    "Data": (
+        "geomlib.data.fields",
+        "geomlib.data.graph",
+        "geomlib.data.atoms",
+        "geomlib.data.stores",
+        "geomlib.data.extxyz",
+        "geomlib.data.asedb",
+        "geomlib.data.deepmd",
+        "geomlib.data.flat",
+        "geomlib.data.cards",
+        "geomlib.data.splits",
+        "geomlib.data.samplers",
+        "geomlib.data.module",
+        "geomlib.units",
+        "geomlib.errors",
+    ),
+    "Structure and networks": (
+        "geomlib.graphs.spec",
+        "geomlib.graphs.builder",
+        "geomlib.graphs.radius",
+        "geomlib.graphs.line",
+        "geomlib.nn.derivative",
+        "geomlib.nn.cutoff",
+        "geomlib.nn.activation",
+        "geomlib.models.base",
+        "geomlib.models.dpa3.net",
+        "geomlib.models.dpa3.presets",
+        "geomlib.models.dpa3.initialization",
+    ),
+    "Files": (
+        "geomlib.files.modelfile",
+        "geomlib.files.manifest",
+        "geomlib.files.checkpoint",
+        "geomlib.files.deepmd",
+    ),
+    "Training": (
+        "geomlib.tasks.terms",
+        "geomlib.tasks.base",
+        "geomlib.tasks.potential",
+        "geomlib.training.schedules",
+        "geomlib.training.callbacks",
+    ),
+    "Use": (
+        "geomlib.apply.ase",
+        "geomlib.apply.evaluate",
+        "geomlib.apply.relax",
+        "geomlib.apply.dynamics",
+        "geomlib.apply.integrators",
+        "geomlib.apply.eos",
+        "geomlib.apply.phonons",
+        "geomlib.apply.rdf",
+        "geomlib.apply.report",
+        "geomlib.allocator",
+    ),
+    "Checks": (
+        "geomlib.testing.calculators",
+        "geomlib.testing.nets",
+        "geomlib.testing.gradients",
+        "geomlib.testing.toy",
+    ),
+}
+"""Section of the page on the Python interface → modules that are listed there."""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -141,14 +207,30 @@ def command_pages() -> str:
     return "\n".join(parts)
 
 
-def module_pages(folder: Path) -> dict[str, str]:
-    """A page for every module that the page on the Python interface lists."""
-    listed = re.findall(
-        r"_generated/(api/(geomlib\.\S+))", (folder / "reference" / "api.md").read_text(encoding="utf-8")
-    )
+def summary(module: str) -> str:
+    """First line of a module's docstring, without importing it."""
+    path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return " ".join(text.split("\n\n", 1)[0].split())
+
+
+def module_list() -> str:
+    """Listed modules with what they are for."""
+    parts = []
+    for section, modules in MODULES.items():
+        entries = [f"../_generated/api/{module}" for module in modules]
+        rows = [[f"[`{module}`](../_generated/api/{module}.rst)", summary(module)] for module in modules]
+        parts += [f"## {section}", "", table(["module", "what it holds"], rows), ""]
+        parts += ["```{toctree}", ":hidden:", "", *entries, "```", ""]
+    return "\n".join(parts)
+
+
+def module_pages() -> dict[str, str]:
+    """A page for every listed module."""
     return {
-        f"{name}.rst": f"{module}\n{'=' * len(module)}\n\n.. automodule:: {module}\n   :members:\n"
-        for name, module in listed
+        f"api/{module}.rst": f"{module}\n{'=' * len(module)}\n\n.. automodule:: {module}\n   :members:\n"
+        for modules in MODULES.values()
+        for module in modules
     }
 
 
@@ -157,11 +239,13 @@ def write_pages(app: Sphinx) -> None:
     pages = {
         "fields.txt": field_table(),
         "recipes.txt": recipe_table(),
+        "quickstart.txt": "\n\n".join(header_paragraphs(find_recipe("dpa3/quickstart").header())[1:]),
         "cards.txt": card_table(),
         "presets.txt": preset_table(),
         "units.txt": unit_table(),
         "commands.txt": command_pages(),
-        **module_pages(Path(app.srcdir)),
+        "api.txt": module_list(),
+        **module_pages(),
     }
     root = Path(app.srcdir) / "_generated"
     for stale in set(root.rglob("*.*")) - {root / name for name in pages}:
