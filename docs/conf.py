@@ -1,7 +1,9 @@
 """Configuration of the documentation; `make docs` builds it with warnings as errors and without the network."""
 
+import atexit
 import logging
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -15,6 +17,7 @@ os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm would like a
 os.environ.pop("GEOMLIB_DATA", None)
 # nor are their IPython settings; the kernel's warning about its local sockets is of no use in a build
 ipython = Path(tempfile.mkdtemp(prefix="geomlib-docs-"))
+atexit.register(shutil.rmtree, ipython, ignore_errors=True)
 (ipython / "profile_default").mkdir()
 (ipython / "profile_default" / "ipython_kernel_config.py").write_text(
     "c.IPKernelApp.log_level = 40\n", encoding="utf-8"
