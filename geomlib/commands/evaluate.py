@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from geomlib.commands.potential import add_model_arguments, make_calculator
 from geomlib.commands.progress import ProgressLine
-from geomlib.errors import ConfigError, FileFormatError
+from geomlib.errors import ConfigError, DataError, FileFormatError
 
 if TYPE_CHECKING:
     from geomlib.apply.evaluate import Evaluation
@@ -43,12 +43,15 @@ def run(args: argparse.Namespace) -> int:
     """Carry out `geomlib evaluate`."""
     from geomlib.apply.evaluate import evaluate
 
-    store = _open(args.data, _pairs(args.key, "--key"), _pairs(args.unit, "--unit"), args.split)
+    keys = _pairs(args.key, "--key")
+    store = _open(args.data, keys, _pairs(args.unit, "--unit"), args.split)
     line = ProgressLine(len(store), "structure")
     try:
         result = evaluate(make_calculator(args), store, args.max_atoms, args.output, lambda done, _: line.update(done))
     finally:
         line.close()
+    for name in keys.keys() & {"energy", "forces", "stress"} - result.errors.keys():
+        raise DataError(f"{args.data}: no structure has the label '{keys[name]}' that --key names for '{name}'")
     if args.json:
         print(json.dumps({"model": args.model, "data": args.data, "output": args.output, **asdict(result)}))
     else:

@@ -14,6 +14,9 @@ __all__ = ["UsageError", "complaint"]
 
 _KEY = re.compile(r'Parser key "([\w.]+)":')
 _CLASS = re.compile(r"Problem with given class_path '([\w.]+)'")
+_UNRECOGNIZED = re.compile(
+    r"Problem with given class_path '[\w.]+':\s+unrecognized arguments: --([\w.-]+)", re.IGNORECASE
+)
 _UNKNOWN = re.compile(r"Option '([^']+)' is not accepted")
 _GROUP = re.compile(r"(?:Group|Subcommand) '([^']+)' does not accept option '([^']+)'")
 _NO_CLASS = re.compile(r"Expected a dot import path string: ([^.\n]\S*)")
@@ -51,6 +54,8 @@ def complaint(
         return ConfigError(f"{files[-1] if files else 'recipe'}: is not YAML: {_squeeze(error.split(':', 1)[1])}")
     if found := _GROUP.search(error):
         key, text = _unknown_key(found, options)
+    elif found := _UNRECOGNIZED.search(error):  # typed on the command line, below the argument of a class
+        key, text = found[1].split(".")[0], _unknown_argument(found[1], error, options)
     elif found := _UNKNOWN.search(error):
         key, text = found[1], _unknown_argument(found[1], error, options)
     elif found := _NO_CLASS.search(error):

@@ -15,7 +15,9 @@ from geomlib.data.cards import Card
 from geomlib.data.fields import field
 from geomlib.data.graph import GraphData
 from geomlib.files.checkpoint import load_checkpoint_net
+from geomlib.files.manifest import bare_net
 from geomlib.files.modelfile import save
+from geomlib.models import family
 from geomlib.tasks.base import Task
 from geomlib.training.callbacks import EMA, Checkpoints, is_dry_run, run_folder
 
@@ -42,8 +44,14 @@ class ModelFile(Callback):
         self.choice = ""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Note the folder, on which the processes agree now."""
+        """Note the folder, on which the processes agree now.
+
+        Raises:
+            FileFormatError: the net belongs to no family that a model file could name.
+        """
         self.folder = run_folder(trainer)
+        if isinstance(pl_module, Task) and not is_dry_run(trainer):
+            family(bare_net(pl_module.net)[0].family)  # a file could not be read again: say so now, not in the end
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it."""

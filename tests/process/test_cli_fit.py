@@ -117,6 +117,10 @@ def test_a_mistake_in_a_recipe_is_one_line(here, capfd, old, new, expected):
     ("words", "expected"),
     [
         (["--model.net.layerz", "3"], "command line: 'model.net.layerz' is not an argument of DPA3"),
+        (
+            ["--model.optimiser.lr", "3"],
+            "'model.optimiser.lr' is not an argument of PotentialTask (did you mean 'optimizer'?)",
+        ),
         (["--resume", "a.ckpt", "--ckpt_path", "b.ckpt"], "--resume or --ckpt_path, not both"),
         (["--resume", "gone.ckpt"], "gone.ckpt: no such file"),
         (["--trainer.max_epochs", "soon"], "command line: 'trainer.max_epochs': expected int, got soon"),
