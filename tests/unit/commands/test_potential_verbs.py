@@ -90,6 +90,8 @@ def test_evaluate_other_formats_and_names(capsys, model):
     found = result(capsys, "evaluate", model, "data.xyz", *options)["errors"]
     assert found["energy"]["mae"] == pytest.approx(expected["energy"]["mae"], rel=1e-6)
     assert found["forces"]["mae"] == pytest.approx(expected["forces"]["mae"], rel=1e-6)
+    code, _, err = run(capsys, "evaluate", model, "data.xyz", "--key", "energy=dtf", "--key", "forces=dft_forces")
+    assert code == 1 and "no structure has the label 'dtf' that --key names for 'energy'" in err
 
 
 def test_evaluate_a_deepmd_system(capsys, model, folder):

@@ -7,7 +7,7 @@ import torch
 from geomlib.data.graph import GraphData
 from geomlib.data.module import GraphDataModule
 from geomlib.data.stores import MemoryStore
-from geomlib.errors import ConfigError
+from geomlib.errors import ConfigError, FileFormatError
 from geomlib.files.modelfile import load
 from geomlib.models import FAMILIES
 from geomlib.tasks.potential import PotentialTask
@@ -139,3 +139,10 @@ def test_a_metric_that_is_not_there_is_named(tmp_path):
 def test_wrong_options_are_refused(make):
     with pytest.raises(ConfigError):
         make()
+
+
+def test_a_net_that_no_file_could_name_is_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.delitem(FAMILIES, "toy")
+    with pytest.raises(FileFormatError, match="model family 'toy' is unknown"):
+        fit(tmp_path, ModelFile())
+    assert not (tmp_path / "model.safetensors").exists()
