@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from geomlib.errors import FileFormatError
+from geomlib.files.atomic import write_atomically
 from geomlib.files.checkpoint import is_checkpoint, load_checkpoint_net
 from geomlib.files.construct import build_net, place
 from geomlib.files.header import METADATA_KEY, existing_file, read_header, read_manifest
@@ -42,7 +42,7 @@ def save(net: nn.Module, path: str | os.PathLike[str], **provenance: Any) -> Pat
     inner, _ = bare_net(net)
     tensors = _own_storage(inner.state_dict())
     manifest = {**manifest_of(net, **provenance), "weights_sha256": weights_checksum(tensors)}
-    _write_atomically(file, safetensors.torch.save(tensors, {METADATA_KEY: manifest_text(manifest)}))
+    write_atomically(file, safetensors.torch.save(tensors, {METADATA_KEY: manifest_text(manifest)}))
     return file
 
 
@@ -98,17 +98,6 @@ def _own_storage(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         seen.add(tensor.untyped_storage().data_ptr())
         tensors[name] = tensor
     return tensors
-
-
-def _write_atomically(file: Path, content: bytes) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
-        part = Path(folder) / file.name
-        with part.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(file)
 
 
 def _read_tensors(file: Path) -> dict[str, Tensor]:
