@@ -1,17 +1,20 @@
-"""`geomlib model`: look at model files, check them, and bring in models of other packages."""
+"""`geomlib model`: look at model files, check them, bring in models of other packages and write for them."""
 
 import argparse
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geomlib.errors import DataError
+from geomlib.errors import DataError, FileFormatError
 
 if TYPE_CHECKING:
     from geomlib.data.graph import GraphData
     from geomlib.files.manifest import AnyNet
 
 __all__ = ["configure", "run"]
+
+_ENDINGS = {".dp": "deepmd", ".yaml": "deepmd", ".yml": "deepmd"}
+"""Ending of an exported file → its format."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,15 +29,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     importing.add_argument(
         "--dtype", choices=("float32", "float64"), help="precision to store; that of SRC if not given"
     )
+    exporting = actions.add_parser("export", help="write a model for another program: deepmd-kit, and by it LAMMPS")
+    exporting.add_argument("source", metavar="MODEL", help="a model file (.safetensors) or a checkpoint (.ckpt)")
+    exporting.add_argument("target", metavar="OUT", help=f"the file to write ({', '.join(_ENDINGS)})")
+    exporting.add_argument(
+        "--format", choices=sorted(set(_ENDINGS.values())), help="what to write; by the ending of OUT if not given"
+    )
+    exporting.add_argument(
+        "--dtype", choices=("float32", "float64"), help="precision to store; that of MODEL if not given"
+    )
     verify = actions.add_parser("verify", help="load a model file strictly and run it once")
     verify.add_argument("file", metavar="FILE", help="a model file (.safetensors) or a checkpoint (.ckpt)")
-    for action in (info, importing, verify):
+    for action in (info, importing, exporting, verify):
         action.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `geomlib model`."""
-    return {"info": _info, "import": _import, "verify": _verify}[args.action](args)
+    return {"info": _info, "import": _import, "export": _export, "verify": _verify}[args.action](args)
 
 
 def _info(args: argparse.Namespace) -> int:
@@ -89,6 +101,28 @@ def _import(args: argparse.Namespace) -> int:
     print("\n".join(_describe(str(file), manifest)))
     print(f"next: geomlib model verify {file}")
     return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from geomlib.files.modelfile import load
+
+    form = args.format or _ENDINGS.get(Path(args.target).suffix)
+    if form is None:
+        raise FileFormatError(f"{args.target}: no format is written with this ending; use {', '.join(_ENDINGS)}")
+    net = load(args.source, dtype=args.dtype)
+    file, next_step = {"deepmd": _export_deepmd}[form](net, args)
+    if args.json:
+        print(json.dumps({"file": str(file), "format": form, "bytes": file.stat().st_size}))
+    else:
+        print(f"{file}: {file.stat().st_size:,} bytes in the format {form}\nnext: {next_step}")
+    return 0
+
+
+def _export_deepmd(net: "AnyNet", args: argparse.Namespace) -> tuple[Path, str]:
+    from geomlib.files.deepmd_export import export_deepmd
+
+    file = export_deepmd(net, args.target)
+    return file, f"dp convert-backend {file} {file.with_suffix('.pth')}"
 
 
 def _verify(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Options of a DPA3 model of deepmd-kit in the words of `DPA3`."""
+"""Options of a DPA3 model of deepmd-kit in the words of `DPA3`, and back: one table for both directions."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -6,9 +6,10 @@ from typing import Any
 
 from geomlib.errors import FileFormatError, GeomlibWarning
 
-__all__ = ["net_options"]
+__all__ = ["model_section", "net_options"]
 
-_Convert = Callable[[Any], Any]
+_Convert = Callable[[Any], Any] | Mapping[Any, str]
+_REQUIRED = object()
 
 
 def _single(value: Any) -> int:
@@ -19,38 +20,64 @@ def _charge_spin(value: Any) -> list[int] | None:
     return None if value is None else [int(item) for item in value]
 
 
-_STYLES = {"res_residual": "residual", "res_avg": "average", "res_incr": "increment"}
-_INITS = {"const": "constant", "norm": "normal"}
+def _widths(value: Any) -> list[int]:
+    return [int(width) for width in value]
+
+
+def _activation(name: Any) -> str:
+    return str(name).lower().replace("custom_silu", "silut")
+
 
 _REPFLOW: dict[str, tuple[str, Any, _Convert]] = {
     "n_dim": ("node_dim", 128, int),
     "e_dim": ("edge_dim", 64, int),
     "a_dim": ("angle_dim", 64, int),
     "nlayers": ("layers", 6, int),
-    "e_rcut": ("cutoff", None, float),
-    "e_rcut_smth": ("cutoff_smooth", None, float),
-    "e_sel": ("max_neighbors", None, _single),
-    "a_rcut": ("angle_cutoff", None, float),
-    "a_rcut_smth": ("angle_cutoff_smooth", None, float),
-    "a_sel": ("max_angle_neighbors", None, _single),
+    "e_rcut": ("cutoff", _REQUIRED, float),
+    "e_rcut_smth": ("cutoff_smooth", _REQUIRED, float),
+    "e_sel": ("max_neighbors", _REQUIRED, _single),
+    "a_rcut": ("angle_cutoff", _REQUIRED, float),
+    "a_rcut_smth": ("angle_cutoff_smooth", _REQUIRED, float),
+    "a_sel": ("max_angle_neighbors", _REQUIRED, _single),
     "axis_neuron": ("symmetrization_axes", 4, int),
     "n_multi_edge_message": ("edge_messages", 1, int),
     "a_compress_rate": ("angle_compression", 0, int),
     "a_compress_e_rate": ("angle_edge_compression", 1, int),
     "a_compress_use_split": ("split_compression", False, bool),
     "update_angle": ("update_angles", True, bool),
-    "update_style": ("update_style", "res_residual", _STYLES.__getitem__),
+    "update_style": (
+        "update_style",
+        "res_residual",
+        {"res_residual": "residual", "res_avg": "average", "res_incr": "increment"},
+    ),
     "update_residual": ("residual_scale", 0.1, float),
-    "update_residual_init": ("residual_init", "const", _INITS.__getitem__),
+    "update_residual_init": ("residual_init", "const", {"const": "constant", "norm": "normal"}),
     "fix_stat_std": ("environment_scale", 0.3, float),
     "smooth_edge_update": ("smooth_edge_update", False, bool),
-    "edge_init_use_dist": ("edge_init", False, lambda on: "distance" if on else "inverse_distance"),
-    "use_exp_switch": ("switch", False, lambda on: "exponential" if on else "quintic"),
-    "use_dynamic_sel": ("selection", False, lambda on: "dynamic" if on else "fixed"),
+    "edge_init_use_dist": ("edge_init", False, {True: "distance", False: "inverse_distance"}),
+    "use_exp_switch": ("switch", False, {True: "exponential", False: "quintic"}),
+    "use_dynamic_sel": ("selection", False, {True: "dynamic", False: "fixed"}),
     "sel_reduce_factor": ("selection_reduction", 10.0, float),
-    "sequential_update": ("update_order", False, lambda on: "sequential" if on else "parallel"),
+    "sequential_update": ("update_order", False, {True: "sequential", False: "parallel"}),
 }
-"""Option → (argument of `DPA3`, default of deepmd-kit, conversion); a default of None means it must be there."""
+_DESCRIPTOR: dict[str, tuple[str, Any, _Convert]] = {
+    "activation_function": ("activation", "silu", _activation),
+    "concat_output_tebd": ("concat_type_embedding", False, bool),
+    "use_econf_tebd": ("type_embedding", False, {True: "electron_configuration", False: "table"}),
+    "use_tebd_bias": ("type_embedding_bias", False, bool),
+    "env_protection": ("environment_protection", 0.0, float),
+    "add_chg_spin_ebd": ("charge_spin_embedding", False, bool),
+    "default_chg_spin": ("default_charge_spin", None, _charge_spin),
+}
+_FITTING: dict[str, tuple[str, Any, _Convert]] = {
+    "neuron": ("fitting_layers", [128, 128, 128], _widths),
+    "resnet_dt": ("fitting_timestep", True, bool),
+    "activation_function": ("fitting_activation", "tanh", _activation),
+    "numb_fparam": ("frame_parameters", 0, int),
+    "numb_aparam": ("atom_parameters", 0, int),
+    "dim_case_embd": ("dataset_encoding", 0, int),
+}
+"""Option → (argument of `DPA3`, default of deepmd-kit, conversion or the words of both)."""
 
 _OLD_SPELLINGS = {"edge_use_dist": "edge_init_use_dist", "use_env_envelope": "use_exp_switch"}
 _WITHOUT_MEANING = {
@@ -58,10 +85,12 @@ _WITHOUT_MEANING = {
     "descriptor": {
         *("@class", "@version", "type", "ntypes", "repflow", "repflow_variable", "type_map", "trainable", "seed"),
         *("use_loc_mapping", "type_embedding", "chg_embedding", "spin_embedding", "mix_cs_mlp"),
+        *("precision", "exclude_types"),
     },
     "fitting_net": {
         *("@class", "@version", "@variables", "type", "ntypes", "dim_descrpt", "nets", "type_map", "trainable", "seed"),
         *("rcond", "atom_ener", "layer_name", "embedding_width", "dim_out", "var_name", "exclude_types", "bias_atom_e"),
+        *("precision", "default_fparam", "mixed_types", "use_aparam_as_mask", "tot_ener_zero", "spin"),
     },
     "model": {
         *("@class", "@version", "@variables", "type", "type_map", "descriptor", "fitting_net", "rcond", "info"),
@@ -79,31 +108,6 @@ _PRECISIONS = {
     "float32": "float32",
     "single": "float32",
 }
-_DESCRIPTOR_DEFAULTS: dict[str, Any] = {
-    "activation_function": "silu",
-    "precision": "default",
-    "concat_output_tebd": False,
-    "use_econf_tebd": False,
-    "use_tebd_bias": False,
-    "env_protection": 0.0,
-    "exclude_types": [],
-    "add_chg_spin_ebd": False,
-    "default_chg_spin": None,
-}
-_FITTING_DEFAULTS: dict[str, Any] = {
-    "neuron": [128, 128, 128],
-    "resnet_dt": True,
-    "activation_function": "tanh",
-    "precision": "default",
-    "numb_fparam": 0,
-    "numb_aparam": 0,
-    "dim_case_embd": 0,
-    "default_fparam": None,
-    "mixed_types": True,
-    "use_aparam_as_mask": False,
-    "tot_ener_zero": False,
-    "spin": None,
-}
 
 
 def net_options(section: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -120,32 +124,59 @@ def net_options(section: Mapping[str, Any], where: str) -> dict[str, Any]:
     if not isinstance(types, list) or not all(isinstance(name, str) for name in types):
         raise FileFormatError(f"{where}: its type_map is {types!r}, expected a list of chemical symbols")
     _refuse_other_models(section, where)
-    descriptor = _with_defaults(section["descriptor"], _DESCRIPTOR_DEFAULTS, "descriptor", where)
-    fitting = _with_defaults(section["fitting_net"], _FITTING_DEFAULTS, "fitting_net", where)
-    precision = _precision(descriptor["precision"], where)
-    fitting_precision = _precision(fitting["precision"], where)
+    descriptor, fitting = section["descriptor"], section["fitting_net"]
+    _refuse_other_fittings(fitting, where)
+    repflow = descriptor.get("repflow")
+    if not isinstance(repflow, Mapping):
+        raise FileFormatError(f"{where}: its descriptor has no section 'repflow'")
+    repflow = {_OLD_SPELLINGS.get(str(key), str(key)): value for key, value in repflow.items()}
+    if repflow.get("skip_stat"):
+        repflow["fix_stat_std"] = 0.3
+    precision = _precision(descriptor.get("precision", "default"), where)
+    fitting_precision = _precision(fitting.get("precision", "default"), where)
     return {
         "elements": list(types),
-        **_repflow_options(descriptor.get("repflow"), where),
-        "environment_protection": float(descriptor["env_protection"]),
-        "activation": _activation(descriptor["activation_function"]),
-        "type_embedding": "electron_configuration" if descriptor["use_econf_tebd"] else "table",
-        "type_embedding_bias": bool(descriptor["use_tebd_bias"]),
-        "concat_type_embedding": bool(descriptor["concat_output_tebd"]),
-        "charge_spin_embedding": bool(descriptor["add_chg_spin_ebd"]),
-        "default_charge_spin": _charge_spin(descriptor["default_chg_spin"]),
+        **_arguments(repflow, _REPFLOW, "repflow", where),
+        **_arguments(descriptor, _DESCRIPTOR, "descriptor", where),
         "excluded_pairs": _excluded_pairs(section, descriptor, types, where),
         "excluded_elements": _excluded_elements(section, fitting, types, where),
-        "fitting_layers": [int(width) for width in fitting["neuron"]],
-        "fitting_activation": _activation(fitting["activation_function"]),
-        "fitting_timestep": bool(fitting["resnet_dt"]),
-        "frame_parameters": int(fitting["numb_fparam"]),
-        "atom_parameters": int(fitting["numb_aparam"]),
-        "dataset_encoding": int(fitting["dim_case_embd"]),
+        **_arguments(fitting, _FITTING, "fitting_net", where),
         "precision": precision,
         "fitting_precision": None if fitting_precision == precision else fitting_precision,
         "initialization": "published",
     }
+
+
+def model_section(config: Mapping[str, Any], precision: str, fitting_precision: str) -> dict[str, Any]:
+    """The model section of a deepmd-kit input for a net; what `net_options` reads back.
+
+    Args:
+        config: arguments of `DPA3`.
+        precision: of the descriptor's weights, `float32` or `float64`.
+        fitting_precision: of the fitting net's weights.
+    """
+    index = config["elements"].index
+    return {
+        "type_map": list(config["elements"]),
+        "atom_exclude_types": [index(name) for name in config["excluded_elements"] or []],
+        "descriptor": {
+            "type": "dpa3",
+            "repflow": _options(config, _REPFLOW),
+            **_options(config, _DESCRIPTOR),
+            "precision": precision,
+            "exclude_types": [[index(a), index(b)] for a, b in config["excluded_pairs"] or []],
+        },
+        "fitting_net": {"type": "ener", **_options(config, _FITTING), "precision": fitting_precision},
+    }
+
+
+def _options(config: Mapping[str, Any], table: Mapping[str, tuple[str, Any, _Convert]]) -> dict[str, Any]:
+    """The arguments of a table in the words of deepmd-kit."""
+    options = {}
+    for key, (name, _, convert) in table.items():
+        words = {ours: theirs for theirs, ours in convert.items()} if isinstance(convert, Mapping) else None
+        options[key] = config[name] if words is None else words[config[name]]
+    return options
 
 
 def _refuse_other_models(section: Mapping[str, Any], where: str) -> None:
@@ -176,14 +207,10 @@ def _says_something(value: Any) -> bool:
     return not plain or (bool(value) and value != "None")
 
 
-def _with_defaults(section: Mapping[str, Any], defaults: Mapping[str, Any], part: str, where: str) -> dict[str, Any]:
-    for key, value in section.items():
-        known = key in defaults or key in _WITHOUT_MEANING[part] or key.startswith("_")
-        if not known and _says_something(value):
-            raise FileFormatError(f"{where}: its {part} has the option '{key}', which is unknown here")
+def _refuse_other_fittings(section: Mapping[str, Any], where: str) -> None:
     for key in ("use_aparam_as_mask", "tot_ener_zero", "spin"):
         if section.get(key):
-            raise FileFormatError(f"{where}: its {part} uses '{key}', which can't be imported")
+            raise FileFormatError(f"{where}: its fitting_net uses '{key}', which can't be imported")
     if section.get("mixed_types") is False:
         raise FileFormatError(f"{where}: its fitting net has one net per type, which can't be imported")
     if section.get("default_fparam"):
@@ -192,33 +219,26 @@ def _with_defaults(section: Mapping[str, Any], defaults: Mapping[str, Any], part
             GeomlibWarning,
             stacklevel=4,
         )
-    return {**defaults, **section}
 
 
-def _repflow_options(section: Any, where: str) -> dict[str, Any]:
-    if not isinstance(section, Mapping):
-        raise FileFormatError(f"{where}: its descriptor has no section 'repflow'")
-    given: dict[str, Any] = {_OLD_SPELLINGS.get(str(key), str(key)): value for key, value in section.items()}
-    if given.get("skip_stat"):
-        given["fix_stat_std"] = 0.3
-    for key, value in given.items():
-        known = key in _REPFLOW or key in _WITHOUT_MEANING["repflow"] or key.startswith("_")
+def _arguments(
+    section: Mapping[str, Any], table: Mapping[str, tuple[str, Any, _Convert]], part: str, where: str
+) -> dict[str, Any]:
+    """The options of a table in the words of `DPA3`."""
+    for key, value in section.items():
+        known = key in table or key in _WITHOUT_MEANING[part] or key.startswith("_")
         if not known and _says_something(value):
-            raise FileFormatError(f"{where}: its repflow has the option '{key}', which is unknown here")
-    options = {}
-    for key, (name, default, convert) in _REPFLOW.items():
-        value = given.get(key, default)
-        if value is None:
-            raise FileFormatError(f"{where}: its repflow lacks the option '{key}'")
+            raise FileFormatError(f"{where}: its {part} has the option '{key}', which is unknown here")
+    arguments = {}
+    for key, (name, default, convert) in table.items():
+        value = section.get(key, default)
+        if value is _REQUIRED or (value is None and default is not None):
+            raise FileFormatError(f"{where}: its {part} lacks the option '{key}'")
         try:
-            options[name] = convert(value)
+            arguments[name] = convert[value] if isinstance(convert, Mapping) else convert(value)
         except (KeyError, TypeError, ValueError):
-            raise FileFormatError(f"{where}: its repflow has {key}={value!r}, which is not understood") from None
-    return options
-
-
-def _activation(name: Any) -> str:
-    return str(name).lower().replace("custom_silu", "silut")
+            raise FileFormatError(f"{where}: its {part} has {key}={value!r}, which is not understood") from None
+    return arguments
 
 
 def _precision(name: Any, where: str) -> str:
@@ -233,7 +253,7 @@ def _precision(name: Any, where: str) -> str:
 def _excluded_pairs(
     section: Mapping[str, Any], descriptor: Mapping[str, Any], types: list[str], where: str
 ) -> list[list[str]] | None:
-    pairs = [*(descriptor["exclude_types"] or []), *(section.get("pair_exclude_types") or [])]
+    pairs = [*(descriptor.get("exclude_types") or []), *(section.get("pair_exclude_types") or [])]
     try:
         names = sorted({tuple(sorted((int(a), int(b)))) for a, b in pairs})
         return [[types[a], types[b]] for a, b in names] or None

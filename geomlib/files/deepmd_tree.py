@@ -1,12 +1,13 @@
-"""Serialized deepmd-kit models, `.dp` (HDF5) and `.yaml`, read as plain values and arrays.
+"""Serialized deepmd-kit models, `.dp` (HDF5) and `.yaml`, as plain values and arrays: read and written.
 
 Neither reader executes anything, follows links out of the file or allocates more than the file can hold.
 """
 
+import io
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from geomlib.errors import FileFormatError
 
-__all__ = ["array_names", "read_dp", "read_yaml"]
+__all__ = ["array_names", "dp_bytes", "read_dp", "read_yaml", "yaml_bytes"]
 
 _MAX_BYTES = 2**32
 _VARIABLE = re.compile(r"/variable_\d+")
@@ -91,6 +92,40 @@ def read_yaml(file: Path) -> dict[str, Any]:
     except RecursionError:
         raise FileFormatError(f"{file}: its tree refers to itself") from None
     return tree
+
+
+def dp_bytes(tree: dict[str, Any]) -> bytes:
+    """Content of a `.dp` file with a tree whose arrays are tensors."""
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+
+        def store(value: Tensor) -> str:
+            name = f"/variable_{len(file):04d}"
+            file.create_dataset(name, data=value.detach().cpu().numpy())
+            return name
+
+        file.attrs["json"] = json.dumps(_with_stored(tree, store), separators=(",", ":"))
+    return content.getvalue()
+
+
+def yaml_bytes(tree: dict[str, Any]) -> bytes:
+    """Content of a `.yaml` file with a tree whose arrays are tensors."""
+
+    def store(value: Tensor) -> dict[str, Any]:
+        dtype = str(value.dtype).removeprefix("torch.")
+        return {"@class": "np.ndarray", "@is_variable": True, "@version": 1, "dtype": dtype, "value": value.tolist()}
+
+    safe = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text: str = yaml.dump(_with_stored(tree, store), Dumper=safe, default_flow_style=None)
+    return text.encode()
+
+
+def _with_stored(value: Any, store: Callable[[Tensor], Any]) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_stored(item, store) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_stored(item, store) for item in value]
+    return store(value) if isinstance(value, Tensor) else value
 
 
 def array_names(tree: Any) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Arrays of a DPA3 model of deepmd-kit as the state of a `DPA3` net; each array is used exactly once."""
+"""Arrays of a DPA3 model of deepmd-kit as the state of a `DPA3` net, each used exactly once; and back."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from geomlib.errors import DataError, FileFormatError, nearest
 from geomlib.models.dpa3 import DPA3
 
-__all__ = ["net_state"]
+__all__ = ["net_arrays", "net_state"]
 
 _BLOCK_LINEARS = {
     "node_self": "node_self_mlp",
@@ -79,6 +79,28 @@ def net_state(net: DPA3, arrays: Mapping[str, Tensor], where: str) -> dict[str, 
         if not bool(torch.isfinite(value).all()):
             raise DataError(f"{where}: the array for '{name}' is not finite")
     return state
+
+
+def net_arrays(net: DPA3) -> dict[str, Tensor]:
+    """Arrays of a net by the names of a training checkpoint below `atomic_model.`; what `net_state` reads back.
+
+    The statistics of the environment are repeated for every neighbour, as deepmd-kit keeps them. The energies of the
+    elements all go into `out_bias`, which it adds in float64 whatever the precision of the fitting net is.
+    """
+    state = net.state_dict()
+    arrays: dict[str, Tensor] = {}
+    for target, value in state.items():
+        if target not in _COMPUTED:
+            is_matrix = target.endswith(".weight")
+            arrays[_source_name(target)] = value.mT if is_matrix else value
+    for name, source in (("environment_mean", "mean"), ("environment_stddev", "stddev")):
+        repeated = state[name][:, None].expand(-1, net.config["max_neighbors"], -1)
+        arrays[f"descriptor.repflows.{source}"] = repeated
+    bias = state["energy_bias"].double()
+    arrays["out_bias"], arrays["out_std"] = bias[None, :, None], torch.ones_like(bias)[None, :, None]
+    arrays["fitting_net.bias_atom_e"] = torch.zeros_like(bias)[:, None]
+    arrays.update({source: state[name] for name, source in _OPTIONAL.items() if state[name].numel()})
+    return arrays
 
 
 _OPTIONAL = {
