@@ -18,6 +18,7 @@ from geomlib.data.atoms import from_atoms
 from geomlib.data.elements import SYMBOLS
 from geomlib.data.graph import GraphData, collate
 from geomlib.errors import ConfigError, DataError, UnknownElement
+from geomlib.files.committee import expand_committees
 from geomlib.files.construct import place
 from geomlib.files.manifest import AnyNet
 from geomlib.files.modelfile import load
@@ -29,6 +30,8 @@ __all__ = ["Calculator"]
 
 Model: TypeAlias = str | os.PathLike[str] | AnyNet
 
+_COMMITTEE_PROPERTIES = ("energy_std", "forces_std", "stress_std", "virial", "virial_std")
+
 
 class Calculator(AseCalculator):
     """ASE calculator of a geomlib potential, or of several as a committee.
@@ -39,11 +42,13 @@ class Calculator(AseCalculator):
     the calculator is touched: no default dtype, thread count or random state.
 
     Several models make a committee: energies, forces and stress are means, and `energy_std`, `forces_std`,
-    `stress_std` (standard deviations over the members, divided by their number) tell how far they disagree.
+    `stress_std` (standard deviations over the members, of the population: divided by their number) tell how far they
+    disagree, component by component. `virial` and `virial_std` [3 3, eV] are there for structures without a volume,
+    too. All members see one graph, made once. `geomlib.apply.committee` sums this up as the model deviation.
 
     Args:
-        model: path of a model file, a net, or several of them that need the same graph. A net is copied, so training
-            it on does not change the calculator.
+        model: path of a model file or of a committee's `committee.json`, a net, or several of them that need the same
+            graph. A net is copied, so training it on does not change the calculator.
         device: e.g. `"cuda"`; where the file or net says if not given.
         dtype: `"float32"`, `"float64"` or a torch dtype; the precision of the file or net if not given.
         skin: extra radius of the neighbour list [Å]; a list is used until atoms have moved by half of it. 0 makes a
@@ -72,10 +77,11 @@ class Calculator(AseCalculator):
         skin: float = 0.5,
     ) -> None:
         super().__init__()
-        models = list(model) if isinstance(model, Sequence) and not isinstance(model, str) else [model]
-        self.nets = [_ready(member, device, dtype) for member in models]
-        self.spec = _common_spec(self.nets)
-        self.elements = _common_elements(self.nets)
+        members = _members(model)
+        names = [f"model {k}" if isinstance(row, torch.nn.Module) else os.fspath(row) for k, row in enumerate(members)]
+        self.nets = [_ready(member, device, dtype) for member in members]
+        self.spec = _common_spec(self.nets, names)
+        self.elements = _common_elements(self.nets, names)
         self.device = _device(self.nets[0])
         self._inputs = {name for net in self.nets for name in net.inputs}
         self._parameters = tuple(
@@ -86,7 +92,7 @@ class Calculator(AseCalculator):
         edges = self.spec.find(RadiusEdges)
         self.neighbors = VerletList(edges, skin) if edges is not None else None
         if len(self.nets) > 1:
-            self.implemented_properties = [*self.implemented_properties, "energy_std", "forces_std", "stress_std"]
+            self.implemented_properties = [*self.implemented_properties, *_COMMITTEE_PROPERTIES]
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What has changed since the last evaluation; besides what ASE looks at, charge and spin."""
@@ -197,8 +203,20 @@ class Calculator(AseCalculator):
             members = [_properties(output, position, nodes, atoms) for output in outputs]
             for member in members:
                 _require_finite(member, atoms, first + position)
+            if len(members) > 1 and all("virial" in output for output in outputs):
+                for member, output in zip(members, outputs, strict=True):
+                    member["virial"] = output["virial"][position].copy()
             results.append(members[0] if len(members) == 1 else _mean_and_spread(members))
         return results
+
+
+def _members(model: Model | Sequence[Model]) -> list[Model]:
+    """The models, with the members of a committee's file in its place."""
+    models: list[Model] = list(model) if isinstance(model, Sequence) and not isinstance(model, str) else [model]
+    members: list[Model] = []
+    for each in models:
+        members += [each] if isinstance(each, torch.nn.Module) else expand_committees([each])
+    return members
 
 
 def _ready(model: Model, device: str | torch.device | None, dtype: str | torch.dtype | None) -> AnyNet:
@@ -228,25 +246,29 @@ def _device(net: AnyNet) -> torch.device:
     return torch.device("cpu") if tensor is None else tensor.device
 
 
-def _common_spec(nets: Sequence[AnyNet]) -> GraphSpec:
+def _common_spec(nets: Sequence[AnyNet], names: Sequence[str]) -> GraphSpec:
     if not nets:
         raise ConfigError("a calculator needs at least one model")
     specs: list[GraphSpec] = [_core(net).spec for net in nets]
     for position, spec in enumerate(specs):
         if spec != specs[0]:
             raise ConfigError(
-                f"members of a committee must need the same graph, but model {position} has {spec} and model 0 "
+                f"members of a committee must need the same graph, but {names[position]} has {spec} and {names[0]} "
                 f"{specs[0]}"
             )
     return specs[0]
 
 
-def _common_elements(nets: Sequence[AnyNet]) -> list[str] | None:
+def _common_elements(nets: Sequence[AnyNet], names: Sequence[str]) -> list[str] | None:
     """Elements that all nets know, in the order of the first; None if a net does not say."""
     known = [getattr(_core(net), "elements", None) for net in nets]
     if known[0] is None:
         return None
-    return [symbol for symbol in known[0] if all(symbol in others for others in known if others is not None)]
+    shared = [symbol for symbol in known[0] if all(symbol in others for others in known if others is not None)]
+    if not shared:
+        elements = "; ".join(f"{name}: {', '.join(row)}" for name, row in zip(names, known, strict=True) if row)
+        raise ConfigError(f"members of a committee must know some element together, but they know {elements}")
+    return shared
 
 
 def _has_stress(atoms: Atoms) -> bool:
@@ -296,12 +318,12 @@ def _require_finite(results: dict[str, Any], atoms: Atoms, position: int) -> Non
 
 
 def _mean_and_spread(members: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means and standard deviations, as differences from the first member: equal members have exactly no spread."""
     results: dict[str, Any] = {}
-    for name in members[0]:
-        values = np.stack([member[name] for member in members])
-        mean = values.mean(0)
-        results[name] = mean if isinstance(members[0][name], np.ndarray) else float(mean)
-        if name in ("energy", "forces", "stress"):
-            spread = values.std(0)
-            results[f"{name}_std"] = spread if isinstance(members[0][name], np.ndarray) else float(spread)
+    for name, first in members[0].items():
+        plain = (lambda value: value) if isinstance(first, np.ndarray) else float
+        differences = np.stack([member[name] - first for member in members])
+        results[name] = plain(first + differences.mean(0))
+        if name in ("energy", "forces", "stress", "virial"):
+            results[f"{name}_std"] = plain(differences.std(0))
     return results

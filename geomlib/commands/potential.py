@@ -14,7 +14,14 @@ structure_help = "a file that ASE reads, with @INDEX for one of its frames, or c
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add MODEL, --device, --dtype and --json."""
-    parser.add_argument("model", metavar="MODEL", help="a model file (.safetensors) or a checkpoint (.ckpt)")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a model file (.safetensors), a checkpoint (.ckpt) or a committee (committee.json)",
+    )
+    parser.add_argument(
+        "--committee", nargs="+", action="extend", default=[], metavar="FILE", help="models that join MODEL"
+    )
     parser.add_argument("--device", help="e.g. cuda; the CPU if not given")
     parser.add_argument("--dtype", choices=("float32", "float64"), help="precision; that of the model if not given")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -24,7 +31,7 @@ def make_calculator(args: argparse.Namespace) -> "Calculator":
     """The calculator that the options describe."""
     from geomlib.apply.ase import Calculator
 
-    return Calculator(args.model, device=args.device, dtype=args.dtype)
+    return Calculator([args.model, *args.committee], device=args.device, dtype=args.dtype)
 
 
 def stem(source: str) -> str:
