@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     importing = actions.add_parser("import", help="make a model file of a DPA3 model of deepmd-kit")
     importing.add_argument("source", metavar="SRC", help="a .dp, .yaml or training .pt file")
     importing.add_argument("target", metavar="DST", help="the model file to write (.safetensors)")
-    importing.add_argument("--head", help="which head of a multi-task checkpoint")
+    importing.add_argument("--head", help="one head of a multi-task checkpoint; all of them if not given")
     importing.add_argument(
         "--dtype", choices=("float32", "float64"), help="precision to store; that of SRC if not given"
     )
@@ -60,15 +60,16 @@ def _manifest(file: str) -> dict[str, Any]:
         from geomlib.files.checkpoint import checkpoint_manifest
 
         return checkpoint_manifest(file)
-    from geomlib.files.header import read_manifest
+    from geomlib.files.header import read_manifest, split_head
 
-    return read_manifest(file)
+    return read_manifest(split_head(file)[0])
 
 
 def _describe(file: str, manifest: dict[str, Any]) -> list[str]:
     rows = {
         "family": f"{manifest['family']} (version {manifest['family_version']})",
         "elements": " ".join(manifest.get("elements") or []),
+        "heads": " ".join(manifest.get("heads") or []),
         "parameters": f"{manifest.get('parameters', 0):,} in {manifest.get('dtype', 'unknown precision')}",
     }
     for builder in manifest["spec"].get("builders", []):
@@ -88,12 +89,19 @@ def _describe(file: str, manifest: dict[str, Any]) -> list[str]:
 
 
 def _import(args: argparse.Namespace) -> int:
-    from geomlib.files.deepmd import build_deepmd, read_deepmd
+    from geomlib.files.deepmd import build_deepmd, read_deepmd, read_deepmd_heads
     from geomlib.files.modelfile import save
+    from geomlib.models import MultiHeadDPA3
 
-    model = read_deepmd(args.source, args.head)
-    net = build_deepmd(model, args.dtype)
-    file = save(net, args.target, source=model.source)
+    heads = read_deepmd_heads(args.source) if args.head is None else {}
+    net: AnyNet
+    if heads:
+        net = MultiHeadDPA3.join({name: build_deepmd(model, args.dtype) for name, model in heads.items()})
+        source = {key: value for key, value in next(iter(heads.values())).source.items() if key != "head"}
+    else:
+        model = read_deepmd(args.source, args.head)
+        net, source = build_deepmd(model, args.dtype), model.source
+    file = save(net, args.target, source=source)
     manifest = _manifest(str(file))
     if args.json:
         print(json.dumps({"file": str(file), "manifest": manifest}, ensure_ascii=False))
@@ -128,19 +136,25 @@ def _export_deepmd(net: "AnyNet", args: argparse.Namespace) -> tuple[Path, str]:
 def _verify(args: argparse.Namespace) -> int:
     import torch
 
+    from geomlib.files.header import split_head
+    from geomlib.files.manifest import bare_net
     from geomlib.files.modelfile import load
 
-    net = load(args.file)
+    net = load(args.file, head=None if split_head(args.file)[1] else "*")
     for name, value in net.state_dict().items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise DataError(f"{args.file}: the weights '{name}' are not all finite")
     checked = ["header and checksum", "every tensor fits the net", "all weights finite"]
     graph = _tiny_structure(net)
-    if graph is not None:
+    for position, head in enumerate(bare_net(net)[0].heads or [""] if graph is not None else []):
+        assert graph is not None
+        if head:
+            graph.head = torch.tensor([position])
+        of_head = f" of head {head}" if head else ""
         for name, value in net(net.spec.build(graph)).items():
             if not bool(torch.isfinite(value).all()):
-                raise DataError(f"{args.file}: '{name}' of a small structure is not finite")
-        checked.append(f"finite outputs for a chain of {graph.num_nodes} atoms")
+                raise DataError(f"{args.file}: '{name}'{of_head} of a small structure is not finite")
+        checked.append(f"finite outputs{of_head} for a chain of {graph.num_nodes} atoms")
     if args.json:
         print(json.dumps({"file": args.file, "ok": True, "checked": checked}))
     else:

@@ -89,6 +89,7 @@ _ROWS = (
     ),
     Field("atom_parameters", "node", (None,), "float", "card", "scalar", "Parameters of each atom."),
     Field("sample_id", "graph", (), "int64", "", "category", "Position of the graph in its store."),
+    Field("head", "graph", (), "int64", "", "category", "Position among the sorted heads of a net that has several."),
     # structure of graphs
     Field(
         "edge_index",

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from geomlib.errors import ConfigError, FileFormatError, GeomlibError, nearest
 from geomlib.files.header import check_schema
-from geomlib.files.manifest import WRAPPERS, AnyNet, wrap
+from geomlib.files.manifest import WRAPPERS, AnyNet, bare_net, wrap
 from geomlib.files.migrations import migrate
 from geomlib.models import family
 from geomlib.models.base import Net
 
-__all__ = ["build_net", "parse_dtype", "place"]
+__all__ = ["build_net", "choose_head", "parse_dtype", "place"]
 
 
 def build_net(manifest: dict[str, Any], tensors: dict[str, Tensor], where: str) -> AnyNet:
@@ -51,6 +51,30 @@ def build_net(manifest: dict[str, Any], tensors: dict[str, Tensor], where: str) 
         net = _construct(cls, config, where)
     net.load_state_dict(tensors, strict=True, assign=True)
     return wrap(net, manifest["wrappers"]).eval().requires_grad_(False)
+
+
+def choose_head(net: AnyNet, head: str | None, where: str) -> AnyNet:
+    """The net of one head, wrapped as the whole; a net without heads is passed on.
+
+    Args:
+        net: as built.
+        head: its name; `*` for the net with all heads that it has.
+        where: what to call the file in messages.
+
+    Raises:
+        ConfigError: the head is missing or unknown.
+    """
+    inner, wrappers = bare_net(net)
+    if head == "*" or (head is None and not inner.heads):
+        return net
+    if not inner.heads:
+        raise ConfigError(f"{where}: holds one model without heads; leave head '{head}' out")
+    known = f"it has {', '.join(inner.heads)}"
+    if head is None:
+        raise ConfigError(f"{where}: holds several heads, choose one with head=… or '{where}#NAME'; {known}")
+    if head not in inner.heads:
+        raise ConfigError(f"{where}: has no head '{head}'{nearest(head, inner.heads)}; {known}")
+    return wrap(inner.single(head), wrappers).eval().requires_grad_(False)
 
 
 def place(net: AnyNet, device: str | torch.device | None, dtype: str | torch.dtype | None) -> AnyNet:

@@ -24,7 +24,7 @@ from geomlib.files.deepmd_weights import net_state
 from geomlib.files.header import existing_file
 from geomlib.models.dpa3 import DPA3
 
-__all__ = ["DeepmdModel", "build_deepmd", "import_deepmd", "read_deepmd"]
+__all__ = ["DeepmdModel", "build_deepmd", "import_deepmd", "read_deepmd", "read_deepmd_heads"]
 
 _ADVICE = "convert it with deepmd-kit ('dp convert-backend MODEL model.dp') and import the .dp file"
 _FOREIGN = {
@@ -102,6 +102,28 @@ def read_deepmd(path: str | os.PathLike[str], head: str | None = None) -> Deepmd
     return model
 
 
+def read_deepmd_heads(path: str | os.PathLike[str]) -> dict[str, DeepmdModel]:
+    """All heads of a multi-task checkpoint; nothing for any other file.
+
+    Raises:
+        FileFormatError: a damaged file, or one that is not opened.
+    """
+    file = existing_file(path)
+    with file.open("rb") as stream:
+        start = stream.read(2)
+    if start[:2] != b"PK" and start[:1] != b"\x80":
+        return {}
+    _refuse_frozen(file)
+    content = read_checkpoint(file)
+    heads = _parameters(file, content).get("model_dict", {})
+    models = {head: _from_checkpoint(file, content, head) for head in heads}
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    for model in models.values():
+        model.source["sha256"] = digest
+    return models
+
+
 def build_deepmd(model: DeepmdModel, dtype: str | torch.dtype | None = None) -> DPA3:
     """The net of a model that was read; see `import_deepmd`."""
     options = net_options(model.section, model.where)
@@ -133,11 +155,7 @@ def _from_tree(file: Path, tree: Mapping[str, Any], head: str | None) -> DeepmdM
 
 def _from_checkpoint(file: Path, content: Mapping[str, Any], head: str | None) -> DeepmdModel:
     state = content.get("model", content)
-    extra = state.get("_extra_state") if isinstance(state, Mapping) else None
-    parameters = extra.get("model_params") if isinstance(extra, Mapping) else None
-    if not isinstance(parameters, Mapping):
-        hint = "; geomlib opens its own .ckpt directly" if "geomlib" in content else ""
-        raise FileFormatError(f"{file}: is no training checkpoint of deepmd-kit: it has no 'model_params'{hint}")
+    parameters = _parameters(file, content)
     if "ema" in content:
         warnings.warn(
             f"{file} also holds averaged (EMA) weights; the last ones are imported. deepmd-kit writes the averaged "
@@ -162,6 +180,17 @@ def _from_checkpoint(file: Path, content: Mapping[str, Any], head: str | None) -
     if not arrays:
         raise FileFormatError(f"{where}: no array is called '{prefix}…'")
     return DeepmdModel(where, dict(parameters), _without_repeats(arrays, where), source)
+
+
+def _parameters(file: Path, content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The model section of a training checkpoint, of all heads if it has several."""
+    state = content.get("model", content)
+    extra = state.get("_extra_state") if isinstance(state, Mapping) else None
+    parameters = extra.get("model_params") if isinstance(extra, Mapping) else None
+    if not isinstance(parameters, Mapping):
+        hint = "; geomlib opens its own .ckpt directly" if "geomlib" in content else ""
+        raise FileFormatError(f"{file}: is no training checkpoint of deepmd-kit: it has no 'model_params'{hint}")
+    return parameters
 
 
 def _choose_head(file: Path, heads: Mapping[str, Any], head: str | None) -> str:

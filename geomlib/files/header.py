@@ -25,6 +25,7 @@ __all__ = [
     "existing_file",
     "read_header",
     "read_manifest",
+    "split_head",
 ]
 
 FORMAT = "geomlib-model"
@@ -95,6 +96,15 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
     if not file.is_file():
         raise FileFormatError(f"{file}: no such file")
     return file
+
+
+def split_head(path: str | os.PathLike[str]) -> tuple[Path, str | None]:
+    """Path of a file and the head that is named after it, as in `model.safetensors#water`."""
+    text = os.fspath(path)
+    file, mark, head = text.rpartition("#")
+    if not mark or Path(text).exists():
+        return Path(text), None
+    return Path(file), head
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:

@@ -90,6 +90,7 @@ def manifest_of(net: nn.Module, **provenance: Any) -> dict[str, Any]:
             name: {"unit": field(name).unit, "level": field(name).level} for name in wrap(inner, wrappers).outputs
         },
         "elements": inner.config.get("elements"),
+        "heads": list(inner.heads) or None,
         "dtype": _dtype_name(inner),
         "parameters": sum(parameter.numel() for parameter in inner.parameters()),
         "versions": _versions(),

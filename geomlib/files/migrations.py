@@ -17,7 +17,7 @@ __all__ = ["MIGRATIONS", "Migration", "migrate"]
 Migration = Callable[[dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any], dict[str, Tensor]]]
 """Pure function (manifest, tensors) → (manifest, tensors) of the next family version; it changes neither argument."""
 
-MIGRATIONS: Mapping[str, Mapping[int, Migration]] = {"dpa3": {}}
+MIGRATIONS: Mapping[str, Mapping[int, Migration]] = {"dpa3": {}, "dpa3-multihead": {}}
 """Family → version that the step starts from → the step."""
 
 

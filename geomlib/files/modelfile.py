@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from geomlib.errors import FileFormatError
 from geomlib.files.atomic import write_atomically
 from geomlib.files.checkpoint import is_checkpoint, load_checkpoint_net
-from geomlib.files.construct import build_net, place
-from geomlib.files.header import METADATA_KEY, existing_file, read_header, read_manifest
+from geomlib.files.construct import build_net, choose_head, place
+from geomlib.files.header import METADATA_KEY, existing_file, read_header, read_manifest, split_head
 from geomlib.files.manifest import AnyNet, bare_net, manifest_of, manifest_text
 
 __all__ = ["load", "read_manifest", "save", "weights_checksum"]
@@ -47,34 +47,41 @@ def save(net: nn.Module, path: str | os.PathLike[str], **provenance: Any) -> Pat
 
 
 def load(
-    path: str | os.PathLike[str], device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
+    path: str | os.PathLike[str],
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    head: str | None = None,
 ) -> AnyNet:
     """Read a net from a model file (`.safetensors`) or a checkpoint of geomlib (`.ckpt`).
 
     Nothing in a file is executed; a net is built from the family that the file names and from plain values.
 
     Args:
-        path: the file.
+        path: the file; `FILE#HEAD` names one of several heads.
         device: where to put the net; the CPU if not given.
         dtype: floating precision, by name or as a torch dtype; that of the file if not given. Buffers that must
             keep float64 (energies of the elements) keep it.
+        head: which head of a net that has several; `*` gives the net as it is, with all of them.
 
     Returns: the net, wrapped so that an energy net gives forces; in evaluation mode, its parameters frozen.
 
     Raises:
         FileFormatError: not a model file, a damaged one, or one that doesn't fit the net that it describes.
         NewerFile: written by a newer geomlib.
-        ConfigError: no such device or dtype.
+        ConfigError: no such device, dtype or head.
     """
-    file = existing_file(path)
+    file, named = split_head(path)
+    if head is None:
+        head = named
+    file = existing_file(file)
     if is_checkpoint(file):
-        return load_checkpoint_net(file, device, dtype)
+        return place(choose_head(load_checkpoint_net(file), head, str(file)), device, dtype)
     header = read_header(file)
     tensors = _read_tensors(file)
     expected = header.manifest.get("weights_sha256")
     if expected is not None and expected != weights_checksum(tensors):
         raise FileFormatError(f"{file}: is damaged: the checksum of its weights is not the one in its manifest")
-    return place(build_net(header.manifest, tensors, str(file)), device, dtype)
+    return place(choose_head(build_net(header.manifest, tensors, str(file)), head, str(file)), device, dtype)
 
 
 def weights_checksum(tensors: Mapping[str, Tensor]) -> str:

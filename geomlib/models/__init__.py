@@ -8,11 +8,15 @@ from geomlib.errors import FileFormatError, nearest
 
 if TYPE_CHECKING:
     from geomlib.models.base import Net
+    from geomlib.models.dpa3.multihead import MultiHeadDPA3 as MultiHeadDPA3
     from geomlib.models.dpa3.net import DPA3 as DPA3
 
-__all__ = ["DPA3", "FAMILIES", "family"]
+__all__ = ["DPA3", "FAMILIES", "MultiHeadDPA3", "family"]
 
-FAMILIES: dict[str, str] = {"dpa3": "geomlib.models.dpa3.net:DPA3"}
+FAMILIES: dict[str, str] = {
+    "dpa3": "geomlib.models.dpa3.net:DPA3",
+    "dpa3-multihead": "geomlib.models.dpa3.multihead:MultiHeadDPA3",
+}
 """Family name → where its net stands. Packages add theirs through the entry-point group `geomlib.models`."""
 
 _NETS = {target.split(":")[1]: target for target in FAMILIES.values()}

@@ -1,6 +1,6 @@
 """What every net offers to tasks, files and applications."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -25,6 +25,7 @@ class Net(nn.Module):
     Attributes:
         config: constructor arguments, JSON-able; `type(net)(**net.config)` builds an equal net.
         spec: structure that the net needs.
+        heads: names of the data sets that the net has outputs for; none if it has one output only.
     """
 
     family: ClassVar[str]
@@ -35,6 +36,7 @@ class Net(nn.Module):
 
     config: dict[str, Any]
     spec: GraphSpec
+    heads: Sequence[str] = ()
 
     def forward(self, batch: GraphData) -> dict[str, Tensor]:
         """Predict the fields in `outputs` for a graph or a batch that was built by `spec`."""
@@ -46,6 +48,10 @@ class Net(nn.Module):
         Args:
             graphs: the training graphs, in the order of their store, without structure.
         """
+
+    def single(self, head: str) -> "Net":
+        """The net of one head, with the same tensors."""
+        raise TypeError(f"{type(self).__name__} has no heads")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         exact = {name: self._buffers[name] for name in self.float64_buffers}

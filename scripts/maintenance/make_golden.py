@@ -19,11 +19,12 @@ from geomlib.data.elements import atomic_numbers
 from geomlib.data.graph import GraphData
 from geomlib.files.manifest import manifest_of
 from geomlib.files.modelfile import load, save
-from geomlib.models import DPA3
+from geomlib.models import DPA3, MultiHeadDPA3
 
 FOLDER = Path(__file__).parents[2] / "tests" / "golden"
 INDEX = FOLDER / "index.json"
 SMALL = {"node_dim": 12, "edge_dim": 8, "angle_dim": 4, "layers": 2, "fitting_layers": [12, 12], "precision": "float64"}
+TINY = {**SMALL, "node_dim": 8, "layers": 1}
 MAX_BYTES = 60_000
 
 NETS = {
@@ -60,7 +61,15 @@ NETS = {
             default_charge_spin=[0, 1],
             dataset_encoding=2,
         ),
-    }
+    },
+    "dpa3-multihead": {
+        "separate": lambda: MultiHeadDPA3(
+            ["water", "clusters"], elements=["O", "H"], **TINY, head_fitting_layers={"water": [8]}
+        ),
+        "shared": lambda: MultiHeadDPA3(
+            ["water", "clusters"], elements=["C", "H", "O"], **TINY, fitting="shared", dataset_encoding=3
+        ),
+    },
 }
 """Family → name of the file → a fresh net."""
 
@@ -98,9 +107,11 @@ def write(family: str, name: str) -> dict:
     randomise(net, generator)
     stem = f"{family}-v{net.family_version}-{name}"
     file = save(net, FOLDER / f"{stem}.safetensors", created="2026-01-01T00:00:00+00:00", licence="CC0-1.0")
-    loaded = load(file)
+    loaded = load(file, head="*")
     cases = []
-    for graph in structures(net.elements, generator):
+    for position, graph in enumerate(structures(net.elements, generator)):
+        if net.heads:
+            graph.head = torch.tensor([position % len(net.heads)])
         inputs = as_lists(graph.to_dict())
         cases.append({"inputs": inputs, "outputs": as_lists(loaded(net.spec.build(graph)))})
     (FOLDER / f"{stem}.json").write_text(json.dumps(cases) + "\n")

@@ -67,15 +67,18 @@ class EnergyFitting(nn.Module):
         descriptor: Float[Tensor, "nodes dim"],
         frame_parameters: Float[Tensor, "nodes frame"] | None = None,
         atom_parameters: Float[Tensor, "nodes atom"] | None = None,
+        dataset_code: Float[Tensor, "nodes code"] | None = None,
     ) -> Float[Tensor, " nodes"]:
-        """Atomic energies [eV], without the bias of the elements."""
-        x = descriptor
+        """Atomic energies [eV], without the bias of the elements; `dataset_code` replaces the net's own."""
+        x = descriptor.to(self.dataset_code.dtype)
         if frame_parameters is not None:
             x = torch.cat([x, (frame_parameters.to(x) - self.frame_mean) * self.frame_inv_std], dim=1)
         if atom_parameters is not None:
             x = torch.cat([x, (atom_parameters.to(x) - self.atom_mean) * self.atom_inv_std], dim=1)
-        if len(self.dataset_code):
-            x = torch.cat([x, self.dataset_code.expand(len(x), -1)], dim=1)
+        if dataset_code is None:
+            dataset_code = self.dataset_code.expand(len(x), -1)
+        if dataset_code.shape[1]:
+            x = torch.cat([x, dataset_code], dim=1)
         for k, layer in enumerate(self.layers[:-1]):
             y = self.activation(layer(x))
             if str(k) in self.timesteps:

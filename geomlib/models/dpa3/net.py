@@ -312,7 +312,6 @@ class DPA3(Net):
         return values[0], values[1]
 
     def _atom_energy(self, batch: GraphData, node: Tensor, types: Tensor) -> Float[Tensor, " nodes"]:
-        node = node.to(self.fitting.dataset_code.dtype)
         frame = atom = None
         if self.config["frame_parameters"]:
             if "frame_parameters" not in batch:
@@ -322,8 +321,16 @@ class DPA3(Net):
             if "atom_parameters" not in batch:
                 raise DataError("the net needs the field 'atom_parameters', which the graph lacks")
             atom = batch.atom_parameters
-        energy = self.fitting(node, frame, atom).double() + self.energy_bias.index_select(0, types)
+        energy = self._fit(batch, node, frame, atom).double() + self._element_energy(batch, types)
         return energy if self.has_energy is None else energy * self.has_energy.index_select(0, types)
+
+    def _fit(
+        self, batch: GraphData, node: Tensor, frame: Tensor | None, atom: Tensor | None
+    ) -> Float[Tensor, " nodes"]:
+        return self.fitting(node, frame, atom)
+
+    def _element_energy(self, batch: GraphData, types: Tensor) -> Float[Tensor, " nodes"]:
+        return self.energy_bias.index_select(0, types)
 
     @torch.no_grad()
     def fit_statistics(self, graphs: Iterable[GraphData]) -> None:
@@ -336,9 +343,12 @@ class DPA3(Net):
         self.energy_bias.copy_(element_energies(graphs, self))
         if not self.config["environment_scale"]:
             self.environment_stddev.copy_(environment_stddev(graphs, self, self._geometry_options))
+        self._fit_parameter_statistics(self.fitting, graphs)
+
+    def _fit_parameter_statistics(self, fitting: EnergyFitting, graphs: Sequence[GraphData]) -> None:
         for name, mean, inverse in (
-            ("frame_parameters", self.fitting.frame_mean, self.fitting.frame_inv_std),
-            ("atom_parameters", self.fitting.atom_mean, self.fitting.atom_inv_std),
+            ("frame_parameters", fitting.frame_mean, fitting.frame_inv_std),
+            ("atom_parameters", fitting.atom_mean, fitting.atom_inv_std),
         ):
             if self.config[name]:
                 centre, spread = parameter_statistics(graphs, name)
