@@ -4,8 +4,8 @@ import csv
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ import numpy as np
 from ase import Atoms, units
 from ase.calculators.calculator import BaseCalculator, PropertyNotImplementedError
 
+from geomlib.apply.committee import ModelDeviation, model_deviation
 from geomlib.apply.integrators import (
     ENSEMBLES,
     conserved_energy,
@@ -21,6 +22,7 @@ from geomlib.apply.integrators import (
     restore_integrator,
 )
 from geomlib.apply.restart import read_state, restore_generator, write_state
+from geomlib.apply.selection import FrameSelection
 from geomlib.apply.simulation_log import DynamicsSummary, beside, read_log, summarize
 from geomlib.apply.trajectory import TrajectoryFile, snapshot
 from geomlib.errors import ConfigError, DataError, GeomlibError
@@ -90,6 +92,8 @@ class Simulation:
     which `resume` goes on. A simulation that is resumed repeats a straight one bit for bit if the calculator gives
     the same numbers for the same structure; what was written after the last saved state is written again.
 
+    With a committee the log has the columns of the model deviation, too; see `geomlib.apply.committee`.
+
     Args:
         atoms: structure with a calculator; changed in place. Its velocities are kept if it has any.
         settings: ensemble, time step and the like.
@@ -107,6 +111,7 @@ class Simulation:
         self.rng = np.random.default_rng(settings.seed)
         self.trajectory = None if trajectory is None else Path(trajectory)
         self._keep: tuple[int, int] | None = None
+        self._selected: dict[str, Any] | None = None
         if not atoms.get_momenta().any():
             draw_velocities(atoms, settings.temperature, self.rng)
         self._dynamics = self._integrator()
@@ -140,34 +145,69 @@ class Simulation:
         self.rng = restore_generator(meta["rng"])
         self.trajectory = Path(trajectory)
         self._keep = (meta["trajectory_end"], meta["log_end"])
+        self._selected = meta.get("selection")
         self._dynamics = self._integrator()
         restore_integrator(self._dynamics, self.settings.ensemble, arrays, str(path))
         self.records = []
         return self
 
-    def run(self, steps: int, progress: Progress | None = None) -> DynamicsSummary:
+    def run(
+        self,
+        steps: int,
+        progress: Progress | None = None,
+        stop_if_deviation: float | None = None,
+        selection: FrameSelection | None = None,
+    ) -> DynamicsSummary:
         """Go on until step number `steps`, counted from the very start.
 
         Args:
             steps: number of the last step.
             progress: called with each record of the log.
+            stop_if_deviation: end at the first step after which the members of a committee differ by more than this
+                [eV/Å] about the force on some atom; frame, log and state of that step are written.
+            selection: what keeps frames for labelling; it is offered those of the trajectory.
 
         Raises:
             Unstable: an atom moved too far in one step, or positions, energy or forces are no numbers any more.
+            ConfigError: the calculator is no committee, but its deviation is asked for.
         """
+        if stop_if_deviation is not None and not stop_if_deviation > 0:
+            raise ConfigError(f"the deviation to stop at is {stop_if_deviation} eV/Å; expected a positive number")
+        if (stop_if_deviation is not None or selection is not None) and self._deviation() is None:
+            raise ConfigError("stopping and selecting by deviation takes a committee of two or more models")
+        limit = np.inf if stop_if_deviation is None else stop_if_deviation
+        stopped: float | None = None
         began, first = time.perf_counter(), self.step
-        with _Writer(self) as writer:
+        opened = nullcontext() if selection is None else selection.open(self._selected, self._keep is not None)
+        with _Writer(self) as writer, opened:
             if self._keep is None:
-                self._record(writer, progress)
-            while self.step < steps:
+                stopped = self._excess(limit)
+                self._record(writer, progress, selection)
+            while self.step < steps and stopped is None:
                 self._advance()
-                if self.step % self.settings.interval == 0 or self.step == steps:
-                    self._record(writer, progress)
+                stopped = self._excess(limit)
+                if self.step % self.settings.interval == 0 or self.step == steps or stopped is not None:
+                    self._record(writer, progress, selection)
             self._keep = writer.ends
         taken = self.step - first
         seconds = (time.perf_counter() - began) / taken if taken else None
         records = self.records if self.trajectory is None else read_log(beside(self.trajectory, ".csv"))
-        return summarize(records, len(self.atoms), self.trajectory, seconds)
+        summary = summarize(records, len(self.atoms), self.trajectory, seconds)
+        return replace(summary, stopped_at_deviation=stopped, selected=None if selection is None else selection.count)
+
+    def _deviation(self) -> ModelDeviation | None:
+        """Of the structure as it is now; None if the calculator is no committee."""
+        self.atoms.get_potential_energy()  # the structure may have changed since the last evaluation
+        results = self.atoms.calc.results
+        return model_deviation(results) if "forces_std" in results else None
+
+    def _excess(self, limit: float) -> float | None:
+        """The largest deviation of a force if it is above `limit`."""
+        if limit == np.inf:
+            return None
+        deviation = self._deviation()
+        largest = 0.0 if deviation is None else float(deviation.forces.max())
+        return largest if largest > limit else None
 
     def _integrator(self) -> Any:
         s = self.settings
@@ -207,8 +247,14 @@ class Simulation:
         kept = "" if self.trajectory is None else f"; {self.trajectory} holds what was good"
         return f". Try a smaller time step, or the model does not know such structures{kept}"
 
-    def _record(self, writer: "_Writer", progress: Progress | None) -> None:
+    def _record(self, writer: "_Writer", progress: Progress | None, selection: FrameSelection | None) -> None:
         record = self._measure()
+        deviation = self._deviation()
+        if deviation is not None:
+            record |= deviation.columns()
+            if selection is not None:
+                selection.offer(self.atoms, deviation, self.step, record["time_fs"])
+                self._selected = selection.state
         self.records.append(record)
         writer.write(record)
         if progress is not None:
@@ -243,6 +289,7 @@ class Simulation:
             "rng": self.rng.bit_generator.state,
             "trajectory_end": trajectory_end,
             "log_end": log_end,
+            "selection": self._selected,
         }
         write_state(path, self.atoms, meta, integrator_state(self._dynamics, self.settings.ensemble))
 

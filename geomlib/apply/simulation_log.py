@@ -30,6 +30,9 @@ class DynamicsSummary:
         log: file of the log.
         state: file to resume from.
         seconds_per_step: wall time of the steps of this part.
+        max_deviation: largest model deviation of a force in the log [eV/Å]; None without a committee.
+        stopped_at_deviation: the one that ended this part before its last step [eV/Å].
+        selected: frames that stand in the file for labelling; None if none were to be selected.
     """
 
     steps: int
@@ -43,6 +46,9 @@ class DynamicsSummary:
     log: str
     state: str
     seconds_per_step: float | None
+    max_deviation: float | None = None
+    stopped_at_deviation: float | None = None
+    selected: int | None = None
 
 
 def beside(trajectory: str | os.PathLike[str], ending: str) -> Path:
@@ -102,4 +108,5 @@ def summarize(
         log=files[1],
         state=files[2],
         seconds_per_step=seconds_per_step,
+        max_deviation=max(record["max_devi_f"] for record in records) if "max_devi_f" in last else None,
     )

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from geomlib.apply.dynamics import Settings, Simulation
+    from geomlib.apply.selection import FrameSelection
     from geomlib.apply.simulation_log import DynamicsSummary
 
 __all__ = ["configure", "run"]
@@ -26,6 +27,7 @@ examples:
   geomlib md model.safetensors water.xyz --ensemble langevin -T 350             constant temperature
   geomlib md model.safetensors cu.vasp --ensemble npt -T 600 --pressure 1       and pressure [GPa]
   geomlib md model.safetensors --resume --output water-md.extxyz --steps 20000  go on, up to step 20000
+  geomlib md committee.json water.xyz --stop-if-deviation 0.5 --select label.extxyz  watch a committee
 
 Beside the trajectory stand a log, <trajectory>.csv, and what --resume needs, <trajectory>.state.npz.
 """
@@ -50,10 +52,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, metavar="N", help="of velocities and random thermostats (0)")
     parser.add_argument("--new-velocities", action="store_true", help="draw velocities even if the structure has some")
     parser.add_argument("--resume", action="store_true", help="go on from the state beside --output")
+    group = parser.add_argument_group("with a committee (committee.json, or --committee)")
+    group.add_argument(
+        "--stop-if-deviation", type=float, metavar="F", help="end when members differ by more about a force, eV/Å"
+    )
+    group.add_argument("--select", metavar="FILE", help="write frames for labelling here (.extxyz)")
+    group.add_argument(
+        "--select-between",
+        nargs=2,
+        type=float,
+        metavar=("LOW", "HIGH"),
+        help="those whose largest deviation of a force is between these, eV/Å (0.05 0.3)",
+    )
+    group.add_argument("--select-spacing", type=float, metavar="FS", help="and that are so far apart, fs (50)")
+    group.add_argument("--select-max", type=int, metavar="N", help="and not more than N")
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `geomlib md`."""
+    selection = _selection(args)
     simulation = _resumed(args) if args.resume else _started(args)
     first, atoms = simulation.step, len(simulation.atoms)
     settings = simulation.settings
@@ -74,10 +91,14 @@ def run(args: argparse.Namespace) -> int:
             text += f", drift {1e3 * (record['conserved_eV'] - start[0]) / atoms:+.3f} meV/atom"
         if "pressure_GPa" in record:
             text += f", P {record['pressure_GPa']:.2f} GPa"
+        if "max_devi_f" in record:
+            text += f", deviation {record['max_devi_f']:.3f} eV/Å"
+        if selection is not None:
+            text += f", {selection.count} selected"
         line.update(int(record["step"]), text)
 
     try:
-        summary = simulation.run(args.steps, progress)
+        summary = simulation.run(args.steps, progress, args.stop_if_deviation, selection)
     finally:
         line.close()
     if args.json:
@@ -85,6 +106,21 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("\n".join(_report(args, summary, settings)))
     return 0
+
+
+def _selection(args: argparse.Namespace) -> "FrameSelection | None":
+    from geomlib.apply.selection import FrameSelection, SelectionRule
+
+    names = {"select_between": "between", "select_spacing": "spacing", "select_max": "most"}
+    given = {word: getattr(args, name) for name, word in names.items() if getattr(args, name) is not None}
+    if args.select is None:
+        if given:
+            option = next(name for name, word in names.items() if word in given).replace("_", "-")
+            raise ConfigError(f"--{option} needs --select, the file for the frames")
+        return None
+    if "between" in given:
+        given["low"], given["high"] = given.pop("between")
+    return FrameSelection(args.select, SelectionRule(**given))
 
 
 def _started(args: argparse.Namespace) -> "Simulation":
@@ -142,9 +178,20 @@ def _report(args: argparse.Namespace, summary: "DynamicsSummary", settings: "Set
     if summary.seconds_per_step:
         per_day = 86400 / summary.seconds_per_step * settings.timestep / 1e6
         lines.append(f"speed                      {1e3 * summary.seconds_per_step:.1f} ms/step, {per_day:.2f} ns/day")
+    if summary.max_deviation is not None:
+        lines.append(f"largest force deviation    {summary.max_deviation:.3f} eV/Å")
+    if summary.selected is not None:
+        lines.append(f"selected for labelling     {summary.selected} frames in {args.select}")
+    if summary.stopped_at_deviation is not None:
+        lines.append(
+            f"stopped at step {summary.steps:,} of {args.steps:,}: the members differ by "
+            f"{summary.stopped_at_deviation:.3f} eV/Å about the force on an atom, more than {args.stop_if_deviation:g}"
+        )
     lines.append(f"wrote {summary.trajectory}, {summary.log}, {summary.state}")
+    models = " ".join([args.model, *(["--committee", *args.committee] if args.committee else [])])
+    steps = args.steps if summary.stopped_at_deviation is not None else 2 * summary.steps
     lines.append(
-        f"next: geomlib report {summary.trajectory}   or go on: geomlib md {args.model} --resume "
-        f"--output {summary.trajectory} --steps {2 * summary.steps}"
+        f"next: geomlib report {summary.trajectory}   or go on: geomlib md {models} --resume "
+        f"--output {summary.trajectory} --steps {steps}"
     )
     return lines
