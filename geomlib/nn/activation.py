@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -129,6 +129,63 @@ _PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
 _NAMES = ("silu", "silut", "custom_silu", *_PLAIN)
 
 
+class ActivationAt(Protocol):
+    """Value and derivatives of an activation at a point, as plain tensors that may be changed in place."""
+
+    x: Tensor
+
+    def value(self) -> Tensor:
+        """f(x)."""
+        ...
+
+    def times_slope(self, factor: Tensor) -> Tensor:
+        """factor · f'(x)."""
+        ...
+
+    def times_curve(self, factor: Tensor) -> Tensor:
+        """factor · f''(x)."""
+        ...
+
+
+class _SilutAt:
+    def __init__(self, x: Tensor, tail: _Tail) -> None:
+        self.x, self._tail, self._mask = x, tail, tail.mask(x)
+
+    def value(self) -> Tensor:
+        return _Silut.forward(self.x, self._mask, self._tail)
+
+    def times_slope(self, factor: Tensor) -> Tensor:
+        return _SilutSlope.forward(factor, self.x, self._mask, self._tail)
+
+    def times_curve(self, factor: Tensor) -> Tensor:
+        return _curve(factor, self.x, self._mask, self._tail)
+
+
+class _PlainAt:
+    """By autograd."""
+
+    def __init__(self, x: Tensor, function: Callable[[Tensor], Tensor]) -> None:
+        self.x, self._function = x, function
+
+    def value(self) -> Tensor:
+        return self._function(self.x)
+
+    def times_slope(self, factor: Tensor) -> Tensor:
+        return factor * self._derivatives()[0]
+
+    def times_curve(self, factor: Tensor) -> Tensor:
+        return factor * self._derivatives()[1]
+
+    def _derivatives(self) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            x = self.x.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self._function(x).sum(), x, create_graph=True)
+            if not slope.requires_grad:
+                return slope, torch.zeros_like(slope)
+            (curve,) = torch.autograd.grad(slope.sum(), x, materialize_grads=True)
+        return slope.detach(), curve
+
+
 class Activation(nn.Module):
     """Activation function by name.
 
@@ -144,10 +201,13 @@ class Activation(nn.Module):
         super().__init__()
         self.name = name
         kind, _, parameter = name.lower().partition(":")
+        self.tail: _Tail | None = None
         if kind == "silu":
+            self.tail = _Tail(math.inf)
             self.function = silut()
         elif kind in ("silut", "custom_silu"):
             try:
+                self.tail = _Tail(float(parameter or 3.0))
                 self.function = silut(float(parameter or 3.0))
             except ValueError:
                 raise ConfigError(f"activation '{name}': '{parameter}' is no number; write e.g. 'silut:10'") from None
@@ -159,6 +219,10 @@ class Activation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply it elementwise."""
         return self.function(x)
+
+    def at(self, x: Tensor) -> "ActivationAt":
+        """Its value and derivatives at `x`, outside of autograd."""
+        return _SilutAt(x, self.tail) if self.tail is not None else _PlainAt(x, self.function)
 
     def extra_repr(self) -> str:
         """Name, for printing."""

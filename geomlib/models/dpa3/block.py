@@ -1,7 +1,7 @@
 """One update of the node, edge and angle features of DPA3."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +9,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from geomlib.models.dpa3.execution import Execution
 from geomlib.models.dpa3.geometry import AngleGraph, Geometry
+from geomlib.models.dpa3.parts import Part
 from geomlib.nn.activation import Activation
+from geomlib.nn.message import MessageGraph, message_step
+from geomlib.nn.moments import outer_sum
 from geomlib.nn.reduce import segment_sum
 
 __all__ = ["BlockOptions", "LineGraphBlock"]
@@ -102,7 +106,9 @@ class LineGraphBlock(nn.Module):
         edge: Float[Tensor, "edges edge"],
         angle: Float[Tensor, "angles angle"] | None,
         geometry: Geometry,
+        execution: Execution,
         *,
+        angle_embedding: Float[Tensor, "angle 1"] | None = None,
         last: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Updated node, edge and angle features.
@@ -110,111 +116,220 @@ class LineGraphBlock(nn.Module):
         Args:
             node: atom features.
             edge: bond features.
-            angle: angle features; None for a net without angles.
+            angle: angle features; None in the first block and for a net without angles.
             geometry: of the batch.
+            execution: what to keep for derivatives, and what to compute again.
+            angle_embedding: weights that make the angle features of cosines, in the first block.
             last: the angles are not needed afterwards, so they are not updated.
         """
-        if self.options.sequential and angle is not None and geometry.angles is not None:
-            return self._sequential(node, edge, angle, geometry, geometry.angles, last=last)
-        edge_to_node, edge_self = self._edge_maps([self.node_edge, self.edge_self], node, edge, geometry)
-        edge_updates = [edge_self]
-        new_angle = angle
-        if angle is not None and geometry.angles is not None:
-            maps = [self.edge_angle_message] if last else [self.edge_angle_message, self.angle_self]
-            message, *update = self._angle_maps(maps, node, edge, angle, geometry.angles)
-            edge_updates.append(self._angle_to_edge(message, edge, geometry.angles))
-            if update:
-                new_angle = self._combine(angle, update, self.angle_residuals)
-        new_node = self._update_nodes(node, edge, edge_to_node, geometry)
-        return new_node, self._combine(edge, edge_updates, self.edge_residuals), new_angle
-
-    def _sequential(
-        self, node: Tensor, edge: Tensor, angle: Tensor, geometry: Geometry, angles: AngleGraph, *, last: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Edges, angles, edges again, then nodes; each with what was updated before it."""
-        (edge_self,) = self._edge_maps([self.edge_self], node, edge, geometry)
-        edge = self._combine(edge, [edge_self], self.edge_residuals[:1])
-        (update,) = self._angle_maps([self.angle_self], node, edge, angle, angles)
-        angle = self._combine(angle, [update], self.angle_residuals)
-        (message,) = self._angle_maps([self.edge_angle_message], node, edge, angle, angles)
-        edge = self._combine(edge, [self._angle_to_edge(message, edge, angles)], self.edge_residuals[1:])
-        (edge_to_node,) = self._edge_maps([self.node_edge], node, edge, geometry)
-        return self._update_nodes(node, edge, edge_to_node, geometry), edge, angle
-
-    def _edge_maps(
-        self, maps: Sequence[nn.Linear], node: Tensor, edge: Tensor, geometry: Geometry
-    ) -> tuple[Tensor, ...]:
-        """σ of linear maps of [centre ‖ neighbour ‖ edge], all in one pass."""
-        n = self.options.node_dim
-        weight = torch.cat([layer.weight for layer in maps])
-        bias = torch.cat([layer.bias for layer in maps])
-        of_center = functional.linear(node, weight[:, :n], bias)
-        of_neighbor = functional.linear(node, weight[:, n : 2 * n])
-        total = functional.linear(edge, weight[:, 2 * n :])
-        total = total.add_(of_center.index_select(0, geometry.center))
-        total = total.add_(of_neighbor.index_select(0, geometry.neighbor))
-        return self.activation(total).split([layer.out_features for layer in maps], dim=1)
-
-    def _angle_maps(
-        self, maps: Sequence[nn.Linear], node: Tensor, edge: Tensor, angle: Tensor, angles: AngleGraph
-    ) -> tuple[Tensor, ...]:
-        """σ of linear maps of [angle ‖ centre ‖ edge ik ‖ edge ij], all in one pass."""
-        options = self.options
-        short = edge.index_select(0, angles.edges)
-        if options.angle_compression and not options.split_compression:
-            node, short = self.compress_node(node), self.compress_edge(short)
-        else:
-            node, short = node[:, : options.angle_node_dim], short[:, : options.angle_edge_dim]
-        widths = [options.angle_dim, options.angle_node_dim, options.angle_edge_dim, options.angle_edge_dim]
-        weight = torch.cat([layer.weight for layer in maps])
-        by_angle, by_node, by_source, by_target = weight.split(widths, dim=1)
-        of_center = functional.linear(node, by_node, torch.cat([layer.bias for layer in maps]))
-        of_target = functional.linear(short, by_target) + of_center.index_select(0, angles.center)
-        of_source = functional.linear(short, by_source)
-        total = functional.linear(angle, by_angle)
-        total = total.add_(of_target.index_select(0, angles.target))
-        total = total.add_(of_source.index_select(0, angles.source))
-        return self.activation(total).split([layer.out_features for layer in maps], dim=1)
-
-    def _angle_to_edge(self, message: Tensor, edge: Tensor, angles: AngleGraph) -> Tensor:
-        """Sum angle messages on their edges, then one more map; edges without angles get what σ(bias) gives."""
-        summed = segment_sum(angles.weight * message, angles.target, len(angles.edges))
-        summed = summed * self.options.angle_count**-0.5
-        if not self.options.smooth_edge_update:
-            return self.activation(self.edge_angle_update(edge.index_copy(0, angles.edges, summed)))
-        updated = self.activation(self.edge_angle_update(summed))
-        elsewhere = self.activation(self.edge_angle_update.bias).expand(len(edge), -1)
-        return elsewhere.index_copy(0, angles.edges, updated)
-
-    def _update_nodes(self, node: Tensor, edge: Tensor, edge_to_node: Tensor, geometry: Geometry) -> Tensor:
-        options = self.options
-        itself = self.activation(self.node_self(node))
-        symmetric = torch.cat(
-            [
-                self._symmetrize(edge, geometry),
-                self._symmetrize(node.index_select(0, geometry.neighbor), geometry),
-            ],
-            dim=1,
+        inputs = self._inputs(node, edge, angle, geometry, angle_embedding)
+        has_angles = geometry.angles is not None and (self.options.sequential or not last)
+        summed, moments, edge, *rest = execution.run(
+            lambda part, *values: self._messages(
+                part, dict(zip(inputs, values, strict=True)), recompute=execution.recompute, last=last
+            ),
+            inputs=list(inputs.values()),
+            outputs=["node", "node", "edge", *(["angle"] if has_angles else [])],
         )
-        environment = self.activation(self.node_symmetric(symmetric))
-        summed = segment_sum(geometry.weight * edge_to_node, geometry.center, geometry.nodes) / options.edge_count
-        messages = [itself, environment, *summed.split(options.node_dim, dim=1)]
-        return self._combine(node, messages, self.node_residuals)
+        return self._update_nodes(node, summed, moments), edge, rest[0] if rest else None
 
-    def _symmetrize(self, features: Float[Tensor, "edges dim"], geometry: Geometry) -> Float[Tensor, "nodes axesdim"]:
-        """Invariants of the environment: H = Σ_j w h ⊗ g / √n, then the first axes of Hᵀ against all of H, / 3."""
-        products = geometry.direction.unsqueeze(2) * features.unsqueeze(1)
-        moments = segment_sum(products, geometry.center, geometry.nodes) * self.options.edge_count**-0.5
-        invariants = torch.bmm(moments[:, :, : self.options.axes].mT, moments) / 3.0
-        return invariants.flatten(1)
+    def _inputs(
+        self, node: Tensor, edge: Tensor, angle: Tensor | None, geometry: Geometry, angle_embedding: Tensor | None
+    ) -> dict[str, tuple[str, Tensor]]:
+        """All that messages are made of, by name: level and value. Maps of atoms are applied here, once to each."""
+        n = self.options.node_dim
+        weight = torch.cat([self.node_edge.weight, self.edge_self.weight])
+        bias = torch.cat([self.node_edge.bias, self.edge_self.bias])
+        inputs = {
+            "edge": ("edge", edge),
+            "weight": ("edge", geometry.weight),
+            "direction": ("edge", geometry.direction),
+            "node": ("neighbor", node),
+            "of_center": ("node", functional.linear(node, weight[:, :n], bias)),
+            "of_neighbor": ("neighbor", functional.linear(node, weight[:, n : 2 * n])),
+            "by_edge": ("all", weight[:, 2 * n :]),
+        }
+        inputs |= {f"edge_residual_{k}": ("all", vector) for k, vector in enumerate(self.edge_residuals)}
+        if geometry.angles is not None:
+            inputs |= self._angle_inputs(node, geometry.angles)
+            if angle is not None:
+                inputs["angle"] = ("angle", angle)
+            elif angle_embedding is not None:
+                inputs["short_direction"] = ("short", geometry.angles.direction)
+                inputs["angle_embedding"] = ("all", angle_embedding)
+        return inputs
 
-    def _combine(self, value: Tensor, messages: Sequence[Tensor], residuals: Iterable[Tensor]) -> Tensor:
-        style = self.options.update_style
-        if style == "residual":
-            for message, residual in zip(messages, residuals, strict=True):
-                value = torch.addcmul(value, residual, message)
-            return value
+    def _angle_inputs(self, node: Tensor, angles: AngleGraph) -> dict[str, tuple[str, Tensor]]:
+        options = self.options
+        widths = [options.angle_dim, options.angle_node_dim, options.angle_edge_dim, options.angle_edge_dim]
+        weight = torch.cat([self.edge_angle_message.weight, self.angle_self.weight])
+        bias = torch.cat([self.edge_angle_message.bias, self.angle_self.bias])
+        by_angle, by_node, by_source, by_target = weight.split(widths, dim=1)
+        inputs = {
+            "switch": ("short", angles.switch),
+            "by_angle": ("all", by_angle),
+            "by_source": ("all", by_source),
+            "by_target": ("all", by_target),
+            "update_weight": ("all", self.edge_angle_update.weight),
+            "update_bias": ("all", self.edge_angle_update.bias),
+        }
+        if options.angle_compression and not options.split_compression:
+            node = self.compress_node(node)
+            inputs["compress_edge"] = ("all", self.compress_edge.weight)
+        inputs["angle_of_center"] = ("node", functional.linear(node[:, : options.angle_node_dim], by_node, bias))
+        inputs |= {f"angle_residual_{k}": ("all", vector) for k, vector in enumerate(self.angle_residuals)}
+        return inputs
+
+    def _messages(self, part: Part, values: Mapping[str, Tensor], *, recompute: str, last: bool) -> tuple[Tensor, ...]:
+        """What the atoms of a part are sent, and their updated bonds and angles.
+
+        Returns: weighted sum of bond messages, moments of the environment, bonds and, but for the last block, angles.
+        """
+        fused = recompute != "none"
+        if self.options.sequential and "switch" in values:
+            return self._sequential(part, values, fused=fused)
+        edge = values["edge"]
+        summed, new_edge = self._edge_step(part, values, edge, to_node=True, to_edge=True, fused=fused)
+        from_angles: list[Tensor] = []
+        angle: list[Tensor] = []
+        if "switch" in values:
+            of_angles, *angle = self._angle_step(part, values, edge, to_edge=True, to_angle=not last, fused=fused)
+            from_angles.append(self._angle_to_edge(part, values, of_angles, edge))
+        if self.options.update_style != "residual":
+            new_edge = self._combine(edge, [new_edge, *from_angles])
+        elif from_angles:
+            new_edge = torch.addcmul(new_edge, values["edge_residual_1"], from_angles[0])
+        return summed, self._moments(part, values, edge, fused=fused), new_edge, *angle
+
+    def _sequential(self, part: Part, values: Mapping[str, Tensor], *, fused: bool) -> tuple[Tensor, ...]:
+        """Edges, angles, edges again, then nodes; each with what was updated before it."""
+        (edge,) = self._edge_step(part, values, values["edge"], to_edge=True, fused=fused)
+        (angle,) = self._angle_step(part, values, edge, to_angle=True, fused=fused)
+        (of_angles,) = self._angle_step(part, {**values, "angle": angle}, edge, to_edge=True, fused=fused)
+        edge = torch.addcmul(edge, values["edge_residual_1"], self._angle_to_edge(part, values, of_angles, edge))
+        (summed,) = self._edge_step(part, values, edge, to_node=True, fused=fused)
+        return summed, self._moments(part, values, edge, fused=fused), edge, angle
+
+    def _edge_step(
+        self,
+        part: Part,
+        values: Mapping[str, Tensor],
+        edge: Tensor,
+        *,
+        fused: bool,
+        to_node: bool = False,
+        to_edge: bool = False,
+    ) -> tuple[Tensor, ...]:
+        """σ of linear maps of [centre ‖ neighbour ‖ edge]: summed messages to atoms, updated bonds, or both."""
+        width = self.node_edge.out_features
+        columns = slice(0 if to_node else width, None if to_edge else width)
+        return message_step(
+            edge,
+            values["by_edge"][columns],
+            values["of_center"][:, columns],
+            values["of_neighbor"][:, columns],
+            values["weight"] if to_node else None,
+            values.get("edge_residual_0") if to_edge else None,
+            MessageGraph(part.center, part.neighbor),
+            self.activation,
+            width if to_node else 0,
+            recompute=fused,
+        )
+
+    def _angle_step(
+        self,
+        part: Part,
+        values: Mapping[str, Tensor],
+        edge: Tensor,
+        *,
+        fused: bool,
+        to_edge: bool = False,
+        to_angle: bool = False,
+    ) -> tuple[Tensor, ...]:
+        """σ of linear maps of [angle ‖ centre ‖ edge ik ‖ edge ij]: summed messages to bonds, updated angles, or both.
+
+        What belongs to atoms and bonds is multiplied before it is spread over their angles.
+        """
+        width = self.edge_angle_message.out_features
+        columns = slice(0 if to_edge else width, None if to_angle else width)
+        short = edge.index_select(0, part.short_edges)
+        if "compress_edge" in values:
+            short = functional.linear(short, values["compress_edge"])
+        short = short[:, : self.options.angle_edge_dim]
+        of_target = functional.linear(short, values["by_target"][columns])
+        of_center = values["angle_of_center"][:, columns].index_select(0, part.short_center)
+        angle = self._angle(part, values)
+        results = message_step(
+            angle,
+            values["by_angle"][columns],
+            of_target + of_center,
+            functional.linear(short, values["by_source"][columns]),
+            values["switch"] if to_edge else None,
+            values.get("angle_residual_0") if to_angle else None,
+            MessageGraph(part.target, part.source, weight_of_source=True),
+            self.activation,
+            width if to_edge else 0,
+            recompute=fused,
+        )
+        if to_angle and self.options.update_style != "residual":
+            results = (*results[:-1], self._combine(angle, [results[-1]]))
+        if to_edge:
+            results = (results[0] * (values["switch"] * self.options.angle_count**-0.5), *results[1:])
+        return results
+
+    def _angle(self, part: Part, values: Mapping[str, Tensor]) -> Tensor:
+        """Angle features; those of the first block are a linear map of the cosines."""
+        if "angle" in values:
+            return values["angle"]
+        direction = values["short_direction"]
+        cosine = direction.index_select(0, part.source) * direction.index_select(0, part.target)
+        return (cosine.sum(1, keepdim=True) * ((1.0 - 1e-6) * math.pi**-0.5)) * values["angle_embedding"].mT
+
+    def _angle_to_edge(self, part: Part, values: Mapping[str, Tensor], summed: Tensor, edge: Tensor) -> Tensor:
+        """One more map of the angle messages; edges without angles get what σ(bias) gives."""
+        weight, bias = values["update_weight"], values["update_bias"]
+        if not self.options.smooth_edge_update:
+            return self.activation(functional.linear(edge.index_copy(0, part.short_edges, summed), weight, bias))
+        updated = self.activation(functional.linear(summed, weight, bias))
+        return self.activation(bias).expand(len(edge), -1).index_copy(0, part.short_edges, updated)
+
+    def _moments(self, part: Part, values: Mapping[str, Tensor], edge: Tensor, *, fused: bool) -> Tensor:
+        """Moments of the environment, Σ_j w h ⊗ [e_ij ‖ n_j], not yet normalised."""
+        direction, node = values["direction"], values["node"]
+        if fused:
+            parts = [
+                outer_sum(direction, edge, part.center, None, part.nodes),
+                outer_sum(direction, node, part.center, part.neighbor, part.nodes),
+            ]
+        else:
+            features = (edge, node.index_select(0, part.neighbor))
+            parts = [
+                segment_sum(direction.unsqueeze(2) * feature.unsqueeze(1), part.center, part.nodes)
+                for feature in features
+            ]
+        return torch.cat(parts, dim=2)
+
+    def _update_nodes(self, node: Tensor, summed: Tensor, moments: Tensor) -> Tensor:
+        """Atoms with what they were sent; invariants are the first axes of Hᵀ against all of H, / 3."""
+        options = self.options
+        invariants = [
+            (moment[:, :, : options.axes].mT @ moment / (3.0 * options.edge_count)).flatten(1)
+            for moment in moments.split([options.edge_dim, options.node_dim], dim=2)
+        ]
+        messages = [
+            self.activation(self.node_self(node)),
+            self.activation(self.node_symmetric(torch.cat(invariants, dim=1))),
+            *(summed / options.edge_count).split(options.node_dim, dim=1),
+        ]
+        if options.update_style != "residual":
+            return self._combine(node, messages)
+        for message, residual in zip(messages, self.node_residuals, strict=True):
+            node = torch.addcmul(node, residual, message)
+        return node
+
+    def _combine(self, value: Tensor, messages: Sequence[Tensor]) -> Tensor:
+        """The styles without trainable vectors."""
         total = torch.stack(list(messages)).sum(0) if len(messages) > 1 else messages[0]
-        if style == "average":
+        if self.options.update_style == "average":
             return (value + total) / math.sqrt(len(messages) + 1)
         return value + total / math.sqrt(len(messages))

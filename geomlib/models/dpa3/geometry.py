@@ -33,16 +33,16 @@ class AngleGraph:
         center: centre atom of each short edge.
         source: short edge ik of each angle.
         target: short edge ij of each angle, ascending.
-        cosine: regularised cosine of each angle.
-        weight: product of the two angle switches.
+        direction: û = d/(r + 1e-6) of each short edge.
+        switch: ŵ of each short edge.
     """
 
     edges: Int[Tensor, " short"]
     center: Int[Tensor, " short"]
     source: Int[Tensor, " angles"]
     target: Int[Tensor, " angles"]
-    cosine: Float[Tensor, "angles 1"]
-    weight: Float[Tensor, "angles 1"]
+    direction: Float[Tensor, "short 3"]
+    switch: Float[Tensor, "short 1"]
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Geometry:
 
     Attributes:
         nodes: number of atoms.
-        center: centre i of each edge.
+        center: centre i of each edge, ascending.
         neighbor: neighbour j of each edge.
         length: r [Å].
         weight: switch w.
@@ -129,8 +129,6 @@ def _angle_graph(vectors: Tensor, length: Tensor, center: Tensor, line: Tensor, 
     numbering = short.cumsum(0) - 1
     source, target = numbering.index_select(0, line[0]), numbering.index_select(0, line[1])
     short_length = length.index_select(0, edges)
-    unit = vectors.index_select(0, edges) / (short_length + 1e-6)
+    direction = vectors.index_select(0, edges) / (short_length + 1e-6)
     switch = SWITCHES[options.switch](short_length, options.angle_cutoff_smooth, options.angle_cutoff)
-    cosine = (unit.index_select(0, source) * unit.index_select(0, target)).sum(1, keepdim=True) * (1.0 - 1e-6)
-    weight = switch.index_select(0, source) * switch.index_select(0, target)
-    return AngleGraph(edges, center.index_select(0, edges), source, target, cosine, weight)
+    return AngleGraph(edges, center.index_select(0, edges), source, target, direction, switch)

@@ -15,6 +15,7 @@ from geomlib.graphs.spec import GraphSpec
 from geomlib.models.base import Net
 from geomlib.models.dpa3.block import BlockOptions, LineGraphBlock
 from geomlib.models.dpa3.config import check_config, plain
+from geomlib.models.dpa3.execution import Execution
 from geomlib.models.dpa3.embedding import IndexEmbedding, TypeEmbedding
 from geomlib.models.dpa3.fitting import EnergyFitting
 from geomlib.models.dpa3.geometry import GeometryOptions, build_geometry
@@ -154,11 +155,14 @@ class DPA3(Net):
         precision: str = "float32",
         fitting_precision: str | None = None,
         initialization: str = "geomlib",
+        recompute: str = "none",
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
         self.config = {name: plain(value) for name, value in arguments.items()}
         check_config(self.config)
+        self.recompute = recompute
+        self.budget = 8000
         self.elements = list(elements)
         self.types = ElementIndex(elements)
         self.spec = _spec(self.config)
@@ -277,9 +281,14 @@ class DPA3(Net):
             edge = self.edge_embedding(geometry.length)
         else:
             edge = self.activation(self.edge_embedding(geometry.radial))
-        angle = None if geometry.angles is None else self.angle_embedding(geometry.angles.cosine * torch.pi**-0.5)
+        execution = Execution(geometry, self.recompute, self.budget)
+        angle = None
         for position, block in enumerate(self.blocks, start=1):
-            node, edge, angle = block(node, edge, angle, geometry, last=position == len(self.blocks))
+            embedding_weight = self.angle_embedding.weight if position == 1 else None
+            last = position == len(self.blocks)
+            node, edge, angle = block(
+                node, edge, angle, geometry, execution, angle_embedding=embedding_weight, last=last
+            )
         if self.config["concat_type_embedding"]:
             node = torch.cat([node, embedding], dim=1)
         atom_energy = self._atom_energy(batch, node, types)
