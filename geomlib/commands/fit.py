@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from geomlib.commands.members import fit_members, take_plan
 from geomlib.commands.recipes import find_recipe
 from geomlib.errors import ConfigError
 
@@ -18,6 +19,7 @@ options typed after them hold over them:
   geomlib fit -c dpa3/quickstart                         a recipe that comes along, see 'geomlib recipes list'
   geomlib fit -c my.yaml --model.optimizer.lr 3e-4       any value of the recipe as an option
   geomlib fit -c my.yaml --resume auto                   continue after an interruption
+  geomlib fit -c my.yaml --members 4                     a committee, whose members tell how sure they are
   geomlib test runs/my/version_0                         errors of a run's best weights on its test set
   geomlib fit -c my.yaml --print_config                  the recipe with all defaults
   geomlib fit --model.help PotentialTask                 what a class takes
@@ -38,6 +40,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
             "--resume", metavar="PATH|auto", help="continue a checkpoint; auto: the latest of this recipe"
         )
         parser.add_argument("--reset_optimizer", metavar="true", help="on resuming, drop the optimizer's moments")
+        group = parser.add_argument_group("committees")
+        group.add_argument("--members", metavar="N", help="fit N models that differ in their seeds, and test them")
+        group.add_argument("--parallel-members", metavar="K", help="K of them at a time, as processes (1)")
+        group.add_argument(
+            "--bootstrap", action="store_true", help="each learns from training graphs drawn with replacement"
+        )
     parser.add_argument("--name", help="name of the run; that of the recipe if not given")
     parser.add_argument("--runs", metavar="DIR", help="folder of all runs (runs)")
     parser.add_argument("--folder", metavar="DIR", help="exact run folder, instead of RUNS/NAME/version_N")
@@ -48,6 +56,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out a verb of training."""
+    if args.verb == "fit":
+        plan, words = take_plan(args.rest)
+        if plan.members:
+            return fit_members(plan, _with_recipe_paths(words))
     from geomlib.training.cli import run_verb
     from geomlib.training.messages import UsageError
 
@@ -86,7 +98,7 @@ def _table(title: str, metrics: Mapping[str, float], reference: Mapping[str, flo
     rows = [[title, "unit", *columns]]
     for name in fields:
         text, scale = unit(name), 1.0
-        if name == "stress":
+        if name.rpartition("/")[2] == "stress":
             text, scale = "GPa", conversion_factor(text, "GPa")
         elif text.startswith("eV"):
             text, scale = "m" + text, 1e3

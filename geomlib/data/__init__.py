@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from geomlib.data.graph import GraphData as GraphData
     from geomlib.data.graph import collate as collate
     from geomlib.data.module import GraphDataModule as GraphDataModule
+    from geomlib.data.multi import MultiDataModule as MultiDataModule
     from geomlib.data.splits import BlockSplit as BlockSplit
     from geomlib.data.splits import FileSplit as FileSplit
     from geomlib.data.splits import RandomSplit as RandomSplit
@@ -42,6 +43,7 @@ _LAZY = {
     "GraphData": "graph",
     "GraphDataModule": "module",
     "MemoryStore": "stores",
+    "MultiDataModule": "multi",
     "RandomSplit": "splits",
     "RangeSplit": "splits",
     "Store": "stores",
@@ -67,6 +69,7 @@ __all__ = [
     "GraphData",
     "GraphDataModule",
     "MemoryStore",
+    "MultiDataModule",
     "RandomSplit",
     "RangeSplit",
     "Store",

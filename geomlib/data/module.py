@@ -147,7 +147,7 @@ class GraphDataModule(LightningDataModule):
             for index in indices[:_VALIDATED].tolist():
                 store[index].validate(("pos",), where=store.describe(index), partial=store.partial)
 
-    def _disk_cache(self, store: Store, *, build: bool) -> FlatStore:
+    def _disk_cache(self, store: Store, *, build: bool) -> Store:
         if id(store) not in self._prepared:
             spec = self._spec()
             root = self.cache_folder or os.environ.get("GEOMLIB_CACHE") or Path.home() / ".cache" / "geomlib"
@@ -187,19 +187,22 @@ class GraphDataModule(LightningDataModule):
 
     def train_dataloader(self) -> GraphLoader:
         """Shuffled batches of the training graphs."""
+        return self._loader("train", self.train_batches(self.seed, *self._ranks()), rotate=self.augment)
+
+    def train_batches(self, seed: int, rank: int, world_size: int) -> EpochBatches:
+        """Which training graphs make which batch."""
         store = self.part("train")
-        rank, world_size = self._ranks()
-        batches: EpochBatches
         if self.max_atoms is not None:
-            batches = BudgetBatches(store.sizes, self.max_atoms, self.seed, rank, world_size)
-        else:
-            batches = FixedBatches(len(store), self.batch_size, self.seed, rank, world_size)
-        return self._loader("train", batches, rotate=self.augment)
+            return BudgetBatches(store.sizes, self.max_atoms, seed, rank, world_size)
+        return FixedBatches(len(store), self.batch_size, seed, rank, world_size)
+
+    def evaluation_batches(self, name: str, rank: int, world_size: int) -> EpochBatches:
+        """Which graphs of a part make which batch in evaluation."""
+        batch_size = self.eval_batch_size or (None if self.max_atoms else self.batch_size)
+        return EvaluationBatches(self.part(name).sizes, batch_size, self.max_atoms, rank, world_size)
 
     def _evaluation(self, name: str) -> GraphLoader:
-        sizes = self.part(name).sizes
-        batch_size = self.eval_batch_size or (None if self.max_atoms else self.batch_size)
-        return self._loader(name, EvaluationBatches(sizes, batch_size, self.max_atoms, *self._ranks()))
+        return self._loader(name, self.evaluation_batches(name, *self._ranks()))
 
     def val_dataloader(self) -> GraphLoader | list[GraphLoader]:
         """Batches of the validation graphs; none if there is no such part and a fit is running."""
@@ -214,9 +217,13 @@ class GraphDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> GraphLoader:
         """Batches of the test graphs, or of all graphs of `store` if there is no test part."""
+        self.test_everything()
+        return self._evaluation("test")
+
+    def test_everything(self) -> None:
+        """Let all graphs of `store` be the test part if there is none."""
         if "test" not in self.parts:
             self._parts = {**self.parts, "test": (self.store, torch.arange(len(self.store)))}
-        return self._evaluation("test")
 
 
 class _Building(Store):

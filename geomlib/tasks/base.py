@@ -3,7 +3,6 @@
 import copy
 import logging
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -19,10 +18,12 @@ from geomlib.data.elements import SYMBOLS, atomic_numbers
 from geomlib.data.fields import field
 from geomlib.data.graph import GraphData
 from geomlib.data.module import GraphDataModule
+from geomlib.data.multi import MultiDataModule
 from geomlib.data.stores import Store
 from geomlib.errors import ConfigError, DataError, UnknownElement
 from geomlib.files.manifest import AnyNet, bare_net, manifest_of
 from geomlib.tasks.meters import Meter
+from geomlib.tasks.objective import Objective, objectives_of
 from geomlib.tasks.parameter_groups import parameter_groups
 from geomlib.tasks.schedule import Schedule
 from geomlib.tasks.starting import hold_configuration, load_weights
@@ -48,6 +49,7 @@ class Task(lightning.LightningModule):
         schedule: of the learning rate, per step; constant if not given.
         decay_vectors: whether biases and other vectors have weight decay like matrices (as published).
         weights: model file or checkpoint whose weights and statistics to start from (fine-tuning).
+        head_terms: head → terms of its loss, for a net with heads; the others have `terms`.
     """
 
     metric_candidates: tuple[str, ...] = ()
@@ -61,20 +63,16 @@ class Task(lightning.LightningModule):
         schedule: Schedule | None = None,
         decay_vectors: bool = True,
         weights: str | None = None,
+        head_terms: Mapping[str, Sequence[Term]] | None = None,
     ) -> None:
         super().__init__()
         self.net: AnyNet = net
-        self.terms = [term for term in terms if term.active]
-        if not self.terms:
-            raise ConfigError("the task has no loss term with a weight above zero")
+        self.objectives = objectives_of(bare_net(net)[0].heads, terms, head_terms)
         self.optimizer_factory = optimizer
-        self.loss_names = _loss_names(self.terms)
         self.schedule = schedule or Schedule()
         self.decay_vectors = decay_vectors
         self.weights = weights
         self.reset_optimizer = False
-        self.partial: frozenset[str] = frozenset()
-        self.metric_fields: tuple[str, ...] = tuple(dict.fromkeys(term.field for term in self.terms))
         self._configured: list[dict[str, Any]] = []
         self._meters: dict[str, Meter] = {}
         self._make_meters()
@@ -90,19 +88,56 @@ class Task(lightning.LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         return data if isinstance(data, GraphDataModule) else None
 
+    def store_of(self, objective: Objective, stage: str) -> Store | None:
+        """Graphs of one data set of a stage; of all where the net has no heads."""
+        data = self._data()
+        return data.head_part(objective.head, stage) if isinstance(data, MultiDataModule) else self.store(stage)
+
+    def objective_of(self, batch: GraphData) -> Objective:
+        """Objective of a batch, all of whose graphs are of one data set."""
+        return self.objectives[int(batch.head[0])] if self.objectives[0].head else self.objectives[0]
+
+    @property
+    def metric_fields(self) -> tuple[str, ...]:
+        """Fields whose errors are reported, of any data set."""
+        return tuple(dict.fromkeys(name for objective in self.objectives for name in objective.fields))
+
     def setup(self, stage: str) -> None:
-        """Learn from the data which labels there are; on a fresh fit, fill the net's statistics."""
-        store = self.store({"fit": "train", "validate": "val"}.get(stage, "test"))
-        if store is not None:
-            self.partial = frozenset(store.partial)
-            candidates = (*(term.field for term in self.terms), *self.metric_candidates)
-            self.metric_fields = tuple(name for name in dict.fromkeys(candidates) if name in store.fields)
+        """Learn from the data which labels there are.
+
+        Raises:
+            ConfigError: the data sets are not the heads of the net.
+            DataError: a loss term has no label.
+        """
+        self._match_heads()
+        part = {"fit": "train", "validate": "val"}.get(stage, "test")
+        for objective in self.objectives:
+            store = self.store_of(objective, part)
+            if store is None:
+                continue
+            objective.partial = frozenset(store.partial)
+            candidates = (*(term.field for term in objective.terms), *self.metric_candidates)
+            objective.fields = tuple(name for name in dict.fromkeys(candidates) if name in store.fields)
             if stage != "predict":
-                for term in self.terms:
+                for term in objective.terms:
                     self._require_label(term.field, store)
-            self._make_meters()
-            if stage == "fit" and self.store("val") is None:
-                self.trainer.limit_val_batches = 0  # Lightning would warn that the validation set is empty
+        self._make_meters()
+        if stage == "fit" and self._data() is not None and self.store("val") is None:
+            self.trainer.limit_val_batches = 0  # Lightning would warn that the validation set is empty
+
+    def _match_heads(self) -> None:
+        data = self._data()
+        heads = [objective.head for objective in self.objectives if objective.head]
+        sets = list(data.heads) if isinstance(data, MultiDataModule) else []
+        if data is None or heads == sets:
+            return
+        wanted = f"the net has the heads {', '.join(heads)}" if heads else "the net has no heads"
+        found = (
+            f"data.sets are {', '.join(sets)}"
+            if sets
+            else "the data module has one set only (MultiDataModule has several)"
+        )
+        raise ConfigError(f"{wanted}, but {found}: there must be one data set for each head, by the same names")
 
     def on_fit_start(self) -> None:
         """On a fresh fit fill the net's statistics, or take weights and statistics from a model file.
@@ -175,9 +210,10 @@ class Task(lightning.LightningModule):
         return self.net(batch)
 
     def _step(self, batch: GraphData, stage: str) -> tuple[Tensor, dict[str, Tensor]]:
+        objective = self.objective_of(batch)
         outputs = self.predicted(batch)
-        sums, counts = self._loss_sums(outputs, batch)
-        prefactors = sums.new_tensor([term.prefactor(self._lr_ratio()) for term in self.terms])
+        sums, counts = self._loss_sums(objective, outputs, batch)
+        prefactors = sums.new_tensor([term.prefactor(self._lr_ratio()) for term in objective.terms])
         world = self.trainer.world_size
         reported = torch.stack([sums.detach(), counts])
         if world > 1 and stage == "train":
@@ -186,25 +222,25 @@ class Task(lightning.LightningModule):
         loss = world * (prefactors * sums / counts_everywhere).sum() if stage == "train" else sums.detach().sum()
         values = reported[0] / counts_everywhere
         if not bool(torch.isfinite(values).all()):
-            raise DataError(self._blame(outputs, batch, stage))
-        meter = self._meters[stage]
-        for name in self.metric_fields:
-            meter.add(name, self._error(name, outputs, batch))
-        for k, name in enumerate(self.loss_names):
-            meter.add_sums(name, torch.stack([sums[k].detach(), sums.new_zeros(()), counts[k]]))
+            raise DataError(self._blame(objective, outputs, batch, stage))
+        meter, prefix = self._meters[stage], objective.prefix
+        for name in objective.fields:
+            meter.add(prefix + name, self._error(objective, name, outputs, batch))
+        for k, name in enumerate(objective.loss_names):
+            meter.add_sums(prefix + name, torch.stack([sums[k].detach(), sums.new_zeros(()), counts[k]]))
         if stage == "train":
-            logged = {f"train/{name}": values[k] for k, name in enumerate(self.loss_names)}
+            logged = {f"train/{prefix}{name}": values[k] for k, name in enumerate(objective.loss_names)}
             logged["train/loss"] = (prefactors * values).sum()
             self.log_dict(logged, on_step=True, on_epoch=False, batch_size=batch.num_graphs)
         return loss, outputs
 
     def _loss_sums(
-        self, outputs: Mapping[str, Tensor], batch: GraphData
+        self, objective: Objective, outputs: Mapping[str, Tensor], batch: GraphData
     ) -> tuple[Float[Tensor, " terms"], Float[Tensor, " terms"]]:
         pairs = []
-        for term in self.terms:
+        for term in objective.terms:
             prediction = self._prediction(term.field, outputs)
-            pairs.append(term.sums(prediction, batch, partial=term.field in self.partial))
+            pairs.append(term.sums(prediction, batch, partial=term.field in objective.partial))
         return torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs])
 
     def _prediction(self, name: str, outputs: Mapping[str, Tensor]) -> Tensor:
@@ -214,16 +250,16 @@ class Task(lightning.LightningModule):
             raise ConfigError(f"the net predicts {sorted(outputs)}, not the field '{name}' of a loss term") from None
 
     @torch.no_grad()
-    def _error(self, name: str, outputs: Mapping[str, Tensor], batch: GraphData) -> Tensor:
-        error, atoms = difference(name, self._prediction(name, outputs), batch, partial=name in self.partial)
+    def _error(self, objective: Objective, name: str, outputs: Mapping[str, Tensor], batch: GraphData) -> Tensor:
+        error, atoms = difference(name, self._prediction(name, outputs), batch, partial=name in objective.partial)
         return error / atoms if name in EXTENSIVE else error
 
-    def _blame(self, outputs: Mapping[str, Tensor], batch: GraphData, stage: str) -> str:
+    def _blame(self, objective: Objective, outputs: Mapping[str, Tensor], batch: GraphData, stage: str) -> str:
         """Say which label or prediction of which graph made the loss not finite."""
         for what, values in (("label", batch), ("prediction", outputs)):
-            for name in (term.field for term in self.terms):
+            for name in (term.field for term in objective.terms):
                 bad = ~torch.isfinite(values[name]).reshape(len(values[name]), -1).all(1)
-                if what == "label" and (mask := labelled(name, batch, partial=name in self.partial)) is not None:
+                if what == "label" and (mask := labelled(name, batch, partial=name in objective.partial)) is not None:
                     bad &= mask
                 if not bool(bad.any()):
                     continue
@@ -246,7 +282,11 @@ class Task(lightning.LightningModule):
     # ---------------------------------------------------------------- epochs
 
     def _make_meters(self) -> None:
-        names = (*self.metric_fields, *self.loss_names)
+        names = [
+            objective.prefix + name
+            for objective in self.objectives
+            for name in (*objective.fields, *objective.loss_names)
+        ]
         self._meters = {stage: Meter(names) for stage in ("train", "val", "test")}
 
     def on_train_epoch_start(self) -> None:
@@ -276,21 +316,29 @@ class Task(lightning.LightningModule):
     def epoch_metrics(self, stage: str, *, local: bool = False) -> dict[str, float]:
         """MAE and RMSE of each field over the epoch so far, extensive fields per atom, in internal units.
 
+        With heads, `<stage>/<head>/<field>_mae` for each, and `<stage>/<field>_mae` the mean over those that have it.
+
         Args:
             stage: train, val or test.
             local: of this process only, without waiting for the others.
         """
         means = self._meters[stage].means(local=local)
-        metrics = {}
-        for name in self.metric_fields:
-            if name in means:
-                metrics[f"{stage}/{name}_mae"], metrics[f"{stage}/{name}_rmse"] = means[name]
-        if stage != "train":
-            ratio = self._lr_ratio()
-            losses = [means.get(name, (0.0, 0.0))[0] for name in self.loss_names]
-            pairs = zip(self.terms, losses, strict=True)
-            metrics[f"{stage}/loss"] = sum(term.prefactor(ratio) * value for term, value in pairs)
-        return metrics
+        ratio = self._lr_ratio()
+        metrics: dict[str, float] = {}
+        gathered: dict[str, list[float]] = {}
+        for objective in self.objectives:
+            own: dict[str, float] = {}
+            for name in objective.fields:
+                if objective.prefix + name in means:
+                    own[f"{name}_mae"], own[f"{name}_rmse"] = means[objective.prefix + name]
+            losses = [means.get(objective.prefix + name, (0.0, 0.0))[0] for name in objective.loss_names]
+            if stage != "train":
+                pairs = zip(objective.terms, losses, strict=True)
+                own["loss"] = sum(term.prefactor(ratio) * value for term, value in pairs)
+            for name, value in own.items():
+                metrics[f"{stage}/{objective.prefix}{name}"] = value
+                gathered.setdefault(f"{stage}/{name}", []).append(value)
+        return metrics | {name: sum(values) / len(values) for name, values in gathered.items()}
 
     def _log_epoch(self, stage: str) -> None:
         # the values are the same on every process already; sync_dist says so to Lightning
@@ -307,6 +355,7 @@ class Task(lightning.LightningModule):
 
     def metric_unit(self, name: str) -> str:
         """Unit in which errors of a field are reported."""
+        name = name.rpartition("/")[2]  # without the head
         return field(name).unit + ("/atom" if name in EXTENSIVE else "")
 
     def progress(self, metrics: Mapping[str, float], stage: str) -> dict[str, str]:
@@ -316,6 +365,16 @@ class Task(lightning.LightningModule):
             if f"{stage}/{name}_mae" in metrics:
                 shown[name] = f"{metrics[f'{stage}/{name}_mae']:.3g} {self.metric_unit(name)}"
         return shown
+
+    def reference_errors(self) -> dict[str, float]:
+        """Errors of `mean_predictor` on the test set, those of a head under its name."""
+        found = {}
+        for objective in self.objectives:
+            train, test = (self.store_of(objective, part) for part in ("train", "test"))
+            if train is not None and test is not None:
+                for name, value in self.mean_predictor(train, test).items():
+                    found[objective.prefix + name] = value
+        return found
 
     def mean_predictor(self, train: Iterable[GraphData], test: Iterable[GraphData]) -> dict[str, float]:
         """Errors on `test` of what can be said without a net; empty if the task has no such measure."""
@@ -375,13 +434,3 @@ class Task(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take over the sums of the running epoch."""
         self._meters["train"].load_state_dict(checkpoint.get("meters", {}))
-
-
-def _loss_names(terms: Sequence[Term]) -> list[str]:
-    """`<field>_loss` for each term, numbered where a field has several."""
-    seen: Counter[str] = Counter()
-    names = []
-    for term in terms:
-        seen[term.field] += 1
-        names.append(f"{term.field}_loss" + (f"_{seen[term.field]}" if seen[term.field] > 1 else ""))
-    return names

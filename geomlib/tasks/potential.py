@@ -31,6 +31,7 @@ class PotentialTask(Task):
         schedule: of the learning rate; constant if not given.
         decay_vectors: whether biases and other vectors have weight decay like matrices (as published).
         weights: model file or checkpoint whose weights and statistics to start from (fine-tuning).
+        head_terms: head → terms of its loss, for a net with heads; the others have `terms`.
     """
 
     metric_candidates = ("energy", "forces", "stress", "virial")
@@ -43,9 +44,10 @@ class PotentialTask(Task):
         schedule: Schedule | None = None,
         decay_vectors: bool = True,
         weights: str | None = None,
+        head_terms: dict[str, list[Term]] | None = None,
     ) -> None:
         chosen: Sequence[Term] = (Term("energy"), Term("forces", weight=10.0)) if terms is None else terms
-        super().__init__(Derivatives(net), chosen, optimizer, schedule, decay_vectors, weights)
+        super().__init__(Derivatives(net), chosen, optimizer, schedule, decay_vectors, weights, head_terms)
 
     def predicted(self, batch: GraphData) -> dict[str, Tensor]:
         """What the net returns; where only some graphs of the batch have a volume, also their `stress`.
@@ -53,7 +55,7 @@ class PotentialTask(Task):
         Graphs without a volume get NaN; their label has to be NaN too, of a field that is declared partial.
         """
         outputs = super().predicted(batch)
-        if "stress" in self.metric_fields and "stress" not in outputs:
+        if "stress" in self.objective_of(batch).fields and "stress" not in outputs:
             volume = torch.linalg.det(batch.cell).abs() if "cell" in batch else batch.pos.new_zeros(batch.num_graphs)
             has_volume = (volume > 0) & (batch.pbc.any(1) if "pbc" in batch else volume > 0)
             # the graphs without a volume are masked out of the loss, but a NaN would still reach the gradient of it

@@ -14,6 +14,7 @@ from torch import Tensor
 from geomlib.data.cards import Card
 from geomlib.data.fields import field
 from geomlib.data.graph import GraphData
+from geomlib.data.multi import MultiDataModule
 from geomlib.files.checkpoint import load_checkpoint_net
 from geomlib.files.manifest import bare_net
 from geomlib.files.modelfile import save
@@ -77,7 +78,8 @@ class Predictions(Callback):
 
     `predictions.npz` after a test (`predict.npz` after a predict) holds, in the order of the store, `sample_id`,
     `n_atoms` [graphs], `atomic_number` [nodes], and for every field `<field>_prediction` and, where there are labels,
-    `<field>_reference`. `test_metrics.json` holds the errors, those of the mean predictor, and units.
+    `<field>_reference`; with heads, `head` [graphs] and only the fields that all have, while `predictions-<head>.npz`
+    holds everything of one head. `test_metrics.json` holds the errors, those of the mean predictor, and units.
     """
 
     def __init__(self) -> None:
@@ -103,7 +105,7 @@ class Predictions(Callback):
     def _add(self, outputs: Any, batch: GraphData) -> None:
         names = [name for name in ("energy", "forces", "stress", "virial") if name in outputs]
         row = {
-            "sample_id": _array(batch.sample_id),
+            **{name: _array(batch[name]) for name in ("sample_id", "head") if name in batch},
             "n_atoms": _array(torch.bincount(batch.node_graph, minlength=batch.num_graphs)),
             "atomic_number": _array(batch.atomic_number),
         }
@@ -139,28 +141,27 @@ class Predictions(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write both files."""
-        if not self._write(trainer, "predictions.npz") or not isinstance(pl_module, Task):
+        if not self._write(trainer, pl_module, "predictions.npz") or not isinstance(pl_module, Task):
             return
         errors = {
             name.removeprefix("test/"): float(value)
             for name, value in trainer.callback_metrics.items()
-            if name.startswith("test/") and name != "test/loss"
+            if name.startswith("test/") and not name.endswith("/loss")
         }
-        train, test = pl_module.store("train"), pl_module.store("test")
-        reference = pl_module.mean_predictor(train, test) if train is not None and test is not None else {}
+        test = pl_module.store("test")
         self.metrics = {
             "graphs": 0 if test is None else len(test),
             "metrics": errors,
-            "mean_predictor": reference,
+            "mean_predictor": pl_module.reference_errors(),
             "units": {name: pl_module.metric_unit(name.rpartition("_")[0]) for name in errors},
         }
         (self.folder / "test_metrics.json").write_text(json.dumps(self.metrics, indent=1) + "\n", encoding="utf-8")
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the predictions."""
-        self._write(trainer, "predict.npz")
+        self._write(trainer, pl_module, "predict.npz")
 
-    def _write(self, trainer: Trainer, name: str) -> bool:
+    def _write(self, trainer: Trainer, task: LightningModule, name: str) -> bool:
         """Write on the first process; whether this one did."""
         rows = self._rows
         self._rows = []
@@ -172,6 +173,9 @@ class Predictions(Callback):
             return False
         self.folder.mkdir(parents=True, exist_ok=True)
         np.savez(self.folder / name, **in_order(rows))  # type: ignore[arg-type]
+        for position, head in enumerate(bare_net(task.net)[0].heads if isinstance(task, Task) else ()):
+            if own := [row for row in rows if row["head"][0] == position]:
+                np.savez(self.folder / name.replace(".", f"-{head}."), **in_order(own))  # type: ignore[arg-type]
         return True
 
 
@@ -179,12 +183,24 @@ def _trained_on(task: Task) -> dict[str, Any]:
     """What the manifest says about the data: numbers of graphs and, where it has one, its card."""
     sizes = {part: len(store) for part in ("train", "val") if (store := task.store(part)) is not None}
     data = getattr(task.trainer, "datamodule", None)
+    if isinstance(data, MultiDataModule):
+        found = {
+            head: _of_data(own, {name: len(rows) for name, (_, rows) in own.parts.items()})
+            for head, own in data.sets.items()
+        }
+        cited = dict.fromkeys(row["citation"] for row in found.values() if "citation" in row)
+        origin = {"trained_on": {"heads": {head: row.get("trained_on") for head, row in found.items()}}}
+        return origin | ({"citation": "\n".join(cited)} if cited else {})
+    return _of_data(data, sizes)
+
+
+def _of_data(data: Any, sizes: Mapping[str, int]) -> dict[str, Any]:
     card = getattr(getattr(data, "store", None), "card", None)
     if not isinstance(card, Card):
-        return {"trained_on": {"sizes": sizes}} if sizes else {}
+        return {"trained_on": {"sizes": dict(sizes)}} if sizes else {}
     files = {row.path: row.sha256 for row in card.files}
     split = getattr(getattr(data, "split", None), "split", None)
-    origin: dict[str, Any] = {"card": card.name, "sha256": files, "split": split, "sizes": sizes}
+    origin = {"card": card.name, "sha256": files, "split": split, "sizes": dict(sizes)}
     return {"trained_on": origin, "citation": card.citation}
 
 

@@ -235,7 +235,7 @@ def test_the_mean_predictor_is_a_fit_of_the_composition():
     elements, energies = composition_energies(graphs)
     assert elements.tolist() == [1, 8] and energies.tolist() == pytest.approx([3.0, 17.0])
     model = task()
-    model.metric_fields = ("energy", "forces")
+    model.objectives[0].fields = ("energy", "forces")
     errors = model.mean_predictor(graphs[:6], graphs[6:])
     forces = torch.cat([graph.forces for graph in graphs[6:]])
     assert errors["energy_mae"] == pytest.approx(0.0, abs=1e-10)
