@@ -18,7 +18,16 @@ from ase.optimize.optimize import Optimizer
 from geomlib.apply.trajectory import TrajectoryFile, snapshot
 from geomlib.errors import ConfigError, DataError, MissingExtra, nearest
 
-__all__ = ["CELL_CHANGES", "OPTIMIZERS", "RelaxSettings", "Relaxation", "relax", "relax_all"]
+__all__ = [
+    "CELL_CHANGES",
+    "OPTIMIZERS",
+    "RelaxSettings",
+    "Relaxation",
+    "check_settings",
+    "relax",
+    "relax_all",
+    "strain_mask",
+]
 
 OPTIMIZERS: Mapping[str, type[Optimizer]] = {"lbfgs": LBFGS, "bfgs": BFGS, "fire": FIRE}
 """Name → ASE's optimizer."""
@@ -96,7 +105,7 @@ def relax(
         ConfigError: a setting out of its range.
         DataError: a cell that can't be relaxed as asked.
     """
-    _check(settings)
+    check_settings(settings)
     volume = abs(atoms.cell.volume)
     if settings.symmetry:
         _fix_symmetry(atoms)
@@ -190,7 +199,8 @@ def _progress_so_far(output: Path, trajectory: Path | None, resume: bool) -> tup
     return done, last if last.info.get("structure") == done else None
 
 
-def _check(settings: RelaxSettings) -> None:
+def check_settings(settings: RelaxSettings) -> None:
+    """Raise `ConfigError` for a setting out of its range."""
     for name, value, known in (
         ("optimizer", settings.optimizer, tuple(OPTIMIZERS)),
         ("cell", settings.cell, CELL_CHANGES),
@@ -212,22 +222,26 @@ def _fix_symmetry(atoms: Atoms) -> None:
 
 
 def _cell_filter(atoms: Atoms, settings: RelaxSettings) -> FrechetCellFilter:
-    if not atoms.pbc.any() or atoms.cell.rank < 3:
-        raise DataError(
-            f"the cell of {atoms.get_chemical_formula()} can't relax: pbc is {atoms.pbc.tolist()} and it has "
-            f"{atoms.cell.rank} lattice vectors; give a periodic structure with three, or keep the cell fixed"
-        )
     return FrechetCellFilter(
         atoms,
-        mask=_strain_mask(atoms),
+        mask=strain_mask(atoms),
         hydrostatic_strain=settings.cell == "isotropic",
         constant_volume=settings.cell == "shape",
         scalar_pressure=settings.pressure * units.GPa,
     )
 
 
-def _strain_mask(atoms: Atoms) -> np.ndarray:
-    """1 for the components of strain that deform periodic directions only, 3 × 3."""
+def strain_mask(atoms: Atoms) -> np.ndarray:
+    """1 for the components of strain that deform periodic directions only, 3 × 3.
+
+    Raises:
+        DataError: a cell that can't be relaxed.
+    """
+    if not atoms.pbc.any() or atoms.cell.rank < 3:
+        raise DataError(
+            f"the cell of {atoms.get_chemical_formula()} can't relax: pbc is {atoms.pbc.tolist()} and it has "
+            f"{atoms.cell.rank} lattice vectors; give a periodic structure with three, or keep the cell fixed"
+        )
     mask = np.ones((3, 3))
     for axis in np.flatnonzero(~atoms.pbc):
         vector = np.abs(atoms.cell[axis])

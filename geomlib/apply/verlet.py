@@ -8,7 +8,7 @@ from geomlib.data.graph import GraphData
 from geomlib.errors import DataError
 from geomlib.graphs.radius import RadiusEdges
 
-__all__ = ["VerletList"]
+__all__ = ["VerletList", "canonical_order"]
 
 
 class VerletList:
@@ -56,7 +56,7 @@ class VerletList:
         self.builds += 1
         reference = GraphData(**{name: graph[name] for name in ("pos", "atomic_number", "cell", "pbc")}).clone()
         self._wide.build(reference)
-        order = _canonical_order(reference.edge_index, reference.edge_shift)
+        order = canonical_order(reference.edge_index, reference.edge_shift)
         reference.edge_index, reference.edge_shift = reference.edge_index[:, order], reference.edge_shift[order]
         return reference
 
@@ -80,7 +80,7 @@ def _affine_map(old: Float[Tensor, "axes 3"], new: Float[Tensor, "axes 3"]) -> F
     return identity + torch.linalg.pinv(old) @ (new - old) if len(old) else identity
 
 
-def _canonical_order(edge_index: Int[Tensor, "2 edges"], shift: Float[Tensor, "edges 3"]) -> Int[Tensor, " edges"]:
+def canonical_order(edge_index: Int[Tensor, "2 edges"], shift: Float[Tensor, "edges 3"]) -> Int[Tensor, " edges"]:
     """Order by centre, neighbour and the three components of the shift."""
     order = torch.arange(edge_index.size(1), device=edge_index.device)
     for key in (shift[:, 2], shift[:, 1], shift[:, 0], edge_index[0], edge_index[1]):

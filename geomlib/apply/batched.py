@@ -1,0 +1,370 @@
+"""Many structures that move at the same time: their positions, neighbour lists and evaluation as one batch."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.constraints import FixAtoms
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from geomlib.apply.ase import Calculator
+from geomlib.apply.batched_neighbors import BatchedVerletList
+from geomlib.apply.budget import Budget, Size, is_out_of_memory, total
+from geomlib.data.graph import GraphData, collate
+from geomlib.errors import DataError
+from geomlib.graphs.line import LineGraph
+from geomlib.graphs.radius import RadiusEdges
+
+__all__ = ["Failure", "Member", "Predictions", "StructureBatch", "Waiting", "admit", "fixed_atoms"]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A structure that takes part.
+
+    Args:
+        index: its position among all structures.
+        atoms: the structure as it came.
+        graph: without edges, on the device of the calculator.
+        free: whether each atom may move.
+    """
+
+    index: int
+    atoms: Atoms
+    graph: GraphData
+    free: Bool[Tensor, " nodes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What the model says about the structures of a batch, float64.
+
+    Attributes:
+        energy: [eV], one for each structure.
+        forces: [eV/Å], constraints not applied.
+        virial: −∂E/∂ε [eV].
+        problems: position in the batch → why the structure has no usable predictions.
+    """
+
+    energy: Float[Tensor, " graphs"]
+    forces: Float[Tensor, "nodes 3"]
+    virial: Float[Tensor, "graphs 3 3"]
+    problems: dict[int, str] = field(default_factory=dict)
+
+
+def admit(calculator: Calculator, index: int, atoms: Atoms) -> Member:
+    """A structure made ready to take part.
+
+    Raises:
+        DataError: no atoms, positions that are not finite, or constraints other than `FixAtoms`.
+        UnknownElement: an element that the model was not made for.
+    """
+    name = f"structure {index}"
+    graph = calculator._graph(atoms, name)
+    free = torch.from_numpy(~fixed_atoms(atoms, name)).to(graph.pos.device)
+    return Member(index, atoms, graph, free)
+
+
+def fixed_atoms(atoms: Atoms, name: str = "structure") -> NDArray[np.bool_]:
+    """Whether each atom is held by a `FixAtoms`.
+
+    Raises:
+        DataError: another constraint.
+    """
+    fixed = np.zeros(len(atoms), dtype=bool)
+    for constraint in atoms.constraints:
+        if not isinstance(constraint, FixAtoms):
+            raise DataError(
+                f"{name} has the constraint {type(constraint).__name__}; a batch can only hold FixAtoms: "
+                "run it alone, or remove the constraint"
+            )
+        fixed[constraint.index] = True
+    return fixed
+
+
+class StructureBatch:
+    """Structures that are evaluated together and come and go.
+
+    All have the same fields (e.g. all a charge, or none). Positions and cells are plain tensors that whoever moves the
+    structures writes to; `evaluate` follows them. What a structure is predicted does not depend on the others,
+    rounding apart, and one that can't be evaluated is named and does not disturb the rest.
+
+    Args:
+        calculator: gives nets, spec and device.
+        budget: how many are evaluated at once.
+        skin: extra radius of the neighbour lists [Å].
+
+    Attributes:
+        members: the structures, in the order of the tensors.
+        pos: positions of all [Å], float64.
+        cell: lattice vectors of each as rows [Å].
+        pbc: periodic directions of each.
+        node_graph: structure of each atom.
+        free: whether each atom may move.
+        evaluations: structures evaluated so far.
+    """
+
+    def __init__(self, calculator: Calculator, budget: Budget, skin: float = 0.5) -> None:
+        self._calculator = calculator
+        self._budget = budget
+        self.device = calculator.device
+        edges = calculator.spec.find(RadiusEdges)
+        self._lists = None if edges is None else BatchedVerletList(edges, skin)
+        self.members: list[Member] = []
+        self.evaluations = 0
+        self.pos = torch.zeros(0, 3, dtype=torch.float64, device=self.device)
+        self.cell = torch.zeros(0, 3, 3, dtype=torch.float64, device=self.device)
+        self._arrange()
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    @property
+    def rebuilds(self) -> int:
+        """Neighbour lists built so far."""
+        return 0 if self._lists is None else self._lists.builds
+
+    def node_slice(self, position: int) -> slice:
+        """Atoms of a structure."""
+        return slice(self._starts[position], self._starts[position + 1])
+
+    def add(self, members: Sequence[Member]) -> None:
+        """Let structures in, at the end."""
+        self.members += members
+        self.pos = torch.cat([self.pos, *(member.graph.pos.double() for member in members)])
+        self.cell = torch.cat([self.cell, *(member.graph.cell.double() for member in members)])
+        if self._lists is not None:
+            self._lists.add(len(members))
+        self._arrange()
+
+    def keep(self, positions: Sequence[int]) -> None:
+        """Let all structures go but those at `positions` (ascending)."""
+        nodes = [node for position in positions for node in range(*self.node_slice(position).indices(len(self.pos)))]
+        self.pos = self.pos[torch.tensor(nodes, dtype=torch.int64, device=self.device)]
+        self.cell = self.cell[torch.tensor(positions, dtype=torch.int64, device=self.device)]
+        self.members = [self.members[position] for position in positions]
+        if self._lists is not None:
+            self._lists.keep(positions)
+        self._arrange()
+
+    def sizes(self) -> list[Size]:
+        """Atoms, edges and angles of each structure, as its neighbour list was built last."""
+        if self._lists is None:
+            return [Size(len(member.atoms)) for member in self.members]
+        lines = self._calculator.spec.find(LineGraph)
+        angle_cutoff = None if lines is None else lines.cutoff
+        return [self._lists.size(position, angle_cutoff) for position in range(len(self.members))]
+
+    def evaluate(self) -> Predictions:
+        """Energies, forces and virials at the current positions and cells."""
+        problems: dict[int, str] = {}
+        if self._lists is not None:
+            problems, moved = self._lists.update(self.pos, self.cell, self.pbc, self.node_graph, self._starts)
+            if moved:
+                self._forget_parts()
+        if self._parts is None:
+            self._parts = self._budget.parts(self.sizes(), self.device)
+        self.evaluations += len(self.members)
+        outputs = [output for first, last in self._parts for output in self._part(first, last, problems)]
+        energy, forces, virial = (torch.cat(values) for values in zip(*outputs, strict=True))
+        self._find_problems(energy, forces, virial, problems)
+        return Predictions(energy, forces, virial, problems)
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _arrange(self) -> None:
+        """What follows from who is there."""
+        counts = [len(member.atoms) for member in self.members]
+        self._starts = [0]
+        for count in counts:
+            self._starts.append(self._starts[-1] + count)
+        self.node_graph = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts, dtype=torch.int64))
+        self.node_graph = self.node_graph.to(self.device)
+        none = torch.zeros(0, 3, dtype=torch.bool, device=self.device)
+        self.pbc = torch.cat([none, *(member.graph.pbc for member in self.members)])
+        self.free = torch.cat([none[:, 0], *(member.free for member in self.members)])
+        self._templates: dict[tuple[int, int], GraphData] = {}
+        self._forget_parts()
+
+    def _forget_parts(self) -> None:
+        self._parts: list[tuple[int, int]] | None = None
+        self._wide: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+
+    def _part(
+        self, first: int, last: int, problems: dict[int, str]
+    ) -> list[tuple[Float[Tensor, " graphs"], Float[Tensor, "nodes 3"], Float[Tensor, "graphs 3 3"]]]:
+        """Predictions of consecutive structures; smaller parts where they don't fit or one of them can't be done."""
+        size = total(self.sizes()[first:last])
+        try:
+            return [self._budget.run(size, self.device, lambda: self._predict(first, last))]
+        except DataError as error:
+            reason = str(error)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = f"does not fit in memory ({self._starts[last] - self._starts[first]} atoms)"
+            self._budget.shrink(size)
+            self._parts = None  # decide anew at the next step
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if last - first == 1:
+            problems.setdefault(first, reason)
+            nodes = self._starts[last] - self._starts[first]
+            nan = torch.full((nodes + 4, 3), torch.nan, dtype=torch.float64, device=self.device)
+            return [(nan[0, :1], nan[:nodes], nan[None, :3])]
+        middle = (first + last) // 2
+        return self._part(first, middle, problems) + self._part(middle, last, problems)
+
+    def _predict(
+        self, first: int, last: int
+    ) -> tuple[Float[Tensor, " graphs"], Float[Tensor, "nodes 3"], Float[Tensor, "graphs 3 3"]]:
+        graph = self._graph(first, last)
+        outputs = [net(graph) for net in self._calculator.nets]
+        means = []
+        for name in ("energy", "forces", "virial"):
+            values = [output[name].double() for output in outputs]
+            means.append(values[0] if len(values) == 1 else torch.stack(values).mean(0))
+        return means[0], means[1], means[2]
+
+    def _graph(self, first: int, last: int) -> GraphData:
+        if (first, last) not in self._templates:
+            self._templates[first, last] = collate([member.graph for member in self.members[first:last]])
+        graph: GraphData = copy.copy(self._templates[first, last])
+        graph.pos = self.pos[self._starts[first] : self._starts[last]]
+        graph.cell = self.cell[first:last]
+        for builder in self._calculator.spec.builders:
+            if isinstance(builder, RadiusEdges) and self._lists is not None:
+                if (first, last) not in self._wide:
+                    self._wide[first, last] = self._lists.joined(first, last, self._starts)
+                graph.edge_index, graph.edge_shift = self._wide[first, last]
+                builder.select(graph)
+            else:
+                builder.build(graph)
+        return graph
+
+    def _find_problems(
+        self,
+        energy: Float[Tensor, " graphs"],
+        forces: Float[Tensor, "nodes 3"],
+        virial: Float[Tensor, "graphs 3 3"],
+        problems: dict[int, str],
+    ) -> None:
+        """Add the structures whose predictions are not finite."""
+        bad = ~(torch.isfinite(energy) & torch.isfinite(virial).all(2).all(1))
+        bad[self.node_graph[~torch.isfinite(forces).all(1)]] = True
+        for position in bad.nonzero().squeeze(1).tolist():
+            if position not in problems:
+                problems[position] = (
+                    f"the model predicts energies or forces that are not finite{self._closest(position)}"
+                )
+
+    def _closest(self, position: int) -> str:
+        """Words about atoms that lie on each other, if that is what is wrong."""
+        pos = self.pos[self.node_slice(position)]
+        if len(pos) < 2 or len(pos) > 5000 or not bool(torch.isfinite(pos).all()):
+            return ""
+        distances = torch.cdist(pos, pos) + torch.diag(torch.full_like(pos[:, 0], torch.inf))
+        one, other = divmod(int(distances.argmin()), len(pos))
+        if float(distances[one, other]) > 0.4:
+            return ""
+        return f": atoms {one} and {other} overlap, {float(distances[one, other]):.2g} Å apart"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A structure that could not be done; the others went on.
+
+    Attributes:
+        index: its position among all structures.
+        reason: what went wrong, in one line.
+        steps: taken before that.
+        atoms: the structure as it came.
+    """
+
+    index: int
+    reason: str
+    steps: int
+    atoms: Atoms
+
+
+class Waiting:
+    """Structures that wait for a place in a batch.
+
+    Structures with and without a charge or spin can't be in one batch; those alike go one after the other.
+
+    Args:
+        calculator: that will evaluate them.
+        structures: all of them.
+        budget: how many have a place at once.
+        require: raises `DataError` for a structure that can't take part for another reason.
+    """
+
+    def __init__(
+        self,
+        calculator: Calculator,
+        structures: Sequence[Atoms],
+        budget: Budget,
+        require: Callable[[Atoms], object] | None = None,
+    ) -> None:
+        self._calculator, self._structures, self._budget, self._require = calculator, structures, budget, require
+        self._order = sorted(range(len(structures)), key=lambda index: _kind(structures[index]))
+        self._next = 0
+        self._prepared: tuple[Member, Size] | None = None
+
+    def __bool__(self) -> bool:
+        return self._next < len(self._order)
+
+    def refill(self, batch: StructureBatch) -> tuple[list[Member], list[Failure]]:
+        """Let in what the budget allows; returns who came, and who can't take part at all."""
+        room = total(batch.sizes())
+        came: list[Member] = []
+        failures: list[Failure] = []
+        while self:
+            index = self._order[self._next]
+            atoms = self._structures[index]
+            present = [*batch.members, *came]
+            if present and _kind(present[0].atoms) != _kind(atoms):
+                break
+            if self._prepared is None:
+                try:
+                    if self._require is not None:
+                        self._require(atoms)
+                    member = admit(self._calculator, index, atoms)
+                    self._prepared = (member, _size(self._calculator, member))
+                except DataError as error:
+                    failures.append(Failure(index, str(error), 0, atoms))
+                    self._next += 1
+                    continue
+            member, size = self._prepared
+            if present and not self._budget.fits(room + size, batch.device):
+                break
+            room = room + size
+            came.append(member)
+            self._prepared = None
+            self._next += 1
+        if came:
+            batch.add(came)
+        return came, failures
+
+
+def _kind(atoms: Atoms) -> tuple[bool, ...]:
+    return tuple(key in atoms.info for key in ("charge", "spin"))
+
+
+def _size(calculator: Calculator, member: Member) -> Size:
+    """Atoms, edges and angles of one structure."""
+    edges, lines = calculator.spec.find(RadiusEdges), calculator.spec.find(LineGraph)
+    if edges is None:
+        return Size(len(member.atoms))
+    graph = copy.copy(member.graph)
+    edges.build(graph)
+    angles = 0
+    if lines is not None:
+        short = graph.edge_index[1][graph.edge_vectors().norm(dim=1) < lines.cutoff]
+        angles = int(torch.bincount(short).square().sum())
+    return Size(len(member.atoms), graph.num_edges, angles)
