@@ -32,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     exporting = actions.add_parser("export", help="write a model for another program: deepmd-kit, and by it LAMMPS")
     exporting.add_argument("source", metavar="MODEL", help="a model file (.safetensors) or a checkpoint (.ckpt)")
     exporting.add_argument("target", metavar="OUT", help=f"the file to write ({', '.join(_ENDINGS)})")
+    exporting.add_argument("--head", help="which head of a model that has several")
     exporting.add_argument(
         "--format", choices=sorted(set(_ENDINGS.values())), help="what to write; by the ending of OUT if not given"
     )
@@ -117,7 +118,7 @@ def _export(args: argparse.Namespace) -> int:
     form = args.format or _ENDINGS.get(Path(args.target).suffix)
     if form is None:
         raise FileFormatError(f"{args.target}: no format is written with this ending; use {', '.join(_ENDINGS)}")
-    net = load(args.source, dtype=args.dtype)
+    net = load(args.source, dtype=args.dtype, head=args.head)
     file, next_step = {"deepmd": _export_deepmd}[form](net, args)
     if args.json:
         print(json.dumps({"file": str(file), "format": form, "bytes": file.stat().st_size}))

@@ -52,6 +52,8 @@ def deepmd_tree(net: nn.Module) -> dict[str, Any]:
         ConfigError: a net that deepmd-kit has no word for.
     """
     inner, _ = bare_net(net)
+    if inner.heads:
+        raise ConfigError(f"a net with the heads {', '.join(inner.heads)} can't be exported to deepmd-kit; choose one")
     if type(inner) is not DPA3:
         raise ConfigError(f"{type(inner).__name__} can't be exported to deepmd-kit, which knows DPA3 only")
     section = model_section(inner.config, _precision(inner, "type_embedding"), _precision(inner, "fitting"))

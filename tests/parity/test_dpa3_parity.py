@@ -13,6 +13,9 @@ import geomlib
 from geomlib.cli import main
 from geomlib.data.elements import SYMBOLS, atomic_numbers
 from geomlib.data.graph import GraphData, collate
+from geomlib.files.deepmd import import_deepmd
+from geomlib.files.deepmd_export import export_deepmd
+from geomlib.files.deepmd_tree import read_dp
 from geomlib.models.dpa3.embedding import electron_configuration
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data" / "dpa3_parity"
@@ -95,6 +98,41 @@ def test_deepmd_numbers_in_float32(tmp_path):
     found = deviations(net, *read_case(file, head, system))
     assert max(found.values()) < TOLERANCE["float32"], found
     assert found["atom_energy"] > 1e-9, "this ran in float64"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_export_gives_back_what_was_imported(case, tmp_path):
+    source, _, head, _ = CASES[case]
+    first = import_deepmd(DATA / source, head or None)
+    again = import_deepmd(export_deepmd(first, tmp_path / "model.dp"))
+    assert again.config == first.config
+    assert list(again.state_dict()) == list(first.state_dict())
+    for name, value in first.state_dict().items():
+        assert again.state_dict()[name].dtype == value.dtype, name
+        assert torch.equal(again.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("case", ["p1", "p2", "p3"])
+def test_exported_trees_are_those_of_deepmd(case, tmp_path):
+    """Every key and value that deepmd-kit itself wrote, but for the order of evaluation."""
+    theirs = read_dp(DATA / CASES[case][0])["model"]
+    ours = read_dp(export_deepmd(import_deepmd(DATA / CASES[case][0]), tmp_path / "model.dp"))["model"]
+    found = [place for place in differences(theirs, ours, "") if not place.endswith("/optim_update")]
+    assert found == []
+
+
+def differences(a, b, place):
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in a.keys() | b.keys():
+            yield from differences(a.get(key, "absent"), b.get(key, "absent"), f"{place}/{key}")
+    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        for position, (x, y) in enumerate(zip(a, b, strict=True)):
+            yield from differences(x, y, f"{place}/{position}")
+    elif isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        if a.dtype != b.dtype or not torch.equal(a, b):
+            yield place
+    elif type(a) is not type(b) or a != b:
+        yield place
 
 
 @pytest.mark.parametrize("case", ["p1", "p3"])

@@ -2,6 +2,7 @@
 tests/parity."""
 
 import copy
+import json
 import zipfile
 
 import h5py
@@ -13,8 +14,11 @@ import geomlib
 from geomlib.cli import main
 from geomlib.errors import ConfigError, DataError, FileFormatError, GeomlibWarning, UnknownElement
 from geomlib.files.deepmd import import_deepmd
+from geomlib.files.deepmd_export import export_deepmd
 from geomlib.files.header import read_manifest
+from geomlib.models import MultiHeadDPA3
 
+WIDTHS = {"node_dim": 8, "edge_dim": 6, "angle_dim": 4, "layers": 2, "fitting_layers": [8]}
 SHORT = {"max_neighbors": 12, "max_angle_neighbors": 6}  # the statistics are repeated this often in the files
 FIXED = {**SHORT, "selection": "fixed"}
 VARIANTS = {
@@ -397,3 +401,65 @@ def test_random_numbers_are_left_alone(tree, write_dp):
     before = torch.random.get_rng_state()
     import_deepmd(file)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+# --- export ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("form", ["dp", "yaml"])
+def test_what_is_exported_is_imported_bit_for_bit(tiny, tmp_path, variant, form):
+    net = tiny(**{**SHORT, **VARIANTS[variant]})
+    if net.config["excluded_pairs"]:
+        net.config["excluded_pairs"] = [["O", "H"], ["H", "H"]]  # in the order of the elements, as an import gives them
+    assert_equal_nets(import_deepmd(export_deepmd(net, tmp_path / f"model.{form}")), net)
+
+
+def test_the_precision_that_is_exported_is_that_of_the_weights(tiny, tmp_path):
+    net = tiny(precision="float64").to(torch.float32)
+    found = import_deepmd(export_deepmd(net, tmp_path / "model.dp"))
+    assert found.config["precision"] == "float32"
+    assert torch.equal(found.energy_bias, net.energy_bias), "the energies of the elements stay in float64"
+    assert torch.equal(found.fitting.layers[0].weight, net.fitting.layers[0].weight)
+
+
+def test_what_deepmd_has_no_word_for_is_refused_and_leaves_the_old_file(tiny, tmp_path):
+    file = export_deepmd(tiny(**SHORT), tmp_path / "model.dp")
+    before = file.read_bytes()
+    for net, message in (
+        (tiny(**SHORT).to(torch.bfloat16), "bfloat16 weights can't be exported.*float32"),
+        (tiny(**SHORT, fitting_layers=[]), "without hidden fitting layers"),
+        (MultiHeadDPA3(["a", "b"], elements=["O", "H"], **WIDTHS), "heads a, b can't be exported.*choose one"),
+        (torch.nn.Linear(1, 1), "is not a geomlib net"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            export_deepmd(net, file)
+    assert file.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model.dp"]
+    with pytest.raises(FileFormatError, match=r"model.pt: .* written as .dp or .yaml"):
+        export_deepmd(tiny(**SHORT), tmp_path / "model.pt")
+
+
+def test_export_through_the_command_line(tiny, tmp_path, capsys):
+    net = tiny(**SHORT)
+    file = str(geomlib.save(net, tmp_path / "model.safetensors"))
+    assert main(["model", "export", file, str(tmp_path / "new" / "model.dp")]) == 0
+    assert "dp convert-backend" in capsys.readouterr().out
+    assert_equal_nets(import_deepmd(tmp_path / "new" / "model.dp"), net)
+    single = ["model", "export", file, str(tmp_path / "single.yaml"), "--format", "deepmd", "--dtype", "float32"]
+    assert main([*single, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["format"] == "deepmd"
+    assert answer["bytes"] == (tmp_path / "single.yaml").stat().st_size
+    assert import_deepmd(tmp_path / "single.yaml").config["precision"] == "float32"
+    assert main(["model", "export", file, str(tmp_path / "model.bin")]) == 1
+    assert "model.bin: no format is written with this ending; use .dp" in capsys.readouterr().err
+
+
+def test_one_head_is_exported(tmp_path, capsys):
+    net = MultiHeadDPA3(["a", "b"], elements=["O", "H"], fitting="shared", **WIDTHS, **SHORT)
+    file = str(geomlib.save(net, tmp_path / "model.safetensors"))
+    assert main(["model", "export", file, str(tmp_path / "b.dp"), "--head", "b"]) == 0
+    assert_equal_nets(import_deepmd(tmp_path / "b.dp"), net.single("b"))
+    assert main(["model", "export", file, str(tmp_path / "model.dp")]) == 1
+    assert "head" in capsys.readouterr().err.splitlines()[-1]
