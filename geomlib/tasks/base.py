@@ -4,7 +4,7 @@ import copy
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import lightning
 import torch
@@ -24,9 +24,11 @@ from geomlib.errors import ConfigError, DataError, UnknownElement
 from geomlib.files.manifest import AnyNet, bare_net, manifest_of
 from geomlib.tasks.meters import Meter
 from geomlib.tasks.objective import Objective, objectives_of
+from geomlib.tasks.parameter_groups import freeze as freeze_parameters
 from geomlib.tasks.parameter_groups import parameter_groups
+from geomlib.tasks.resuming import hold_configuration
 from geomlib.tasks.schedule import Schedule
-from geomlib.tasks.starting import hold_configuration, load_weights
+from geomlib.tasks.starting import Heads, Start, start_from
 from geomlib.tasks.terms import EXTENSIVE, Term, difference, labelled
 
 __all__ = ["Task"]
@@ -48,7 +50,12 @@ class Task(lightning.LightningModule):
         optimizer: makes the optimizer from parameters.
         schedule: of the learning rate, per step; constant if not given.
         decay_vectors: whether biases and other vectors have weight decay like matrices (as published).
-        weights: model file or checkpoint whose weights and statistics to start from (fine-tuning).
+        weights: model file or checkpoint to start from (fine-tuning); see `geomlib.tasks.starting.Start`.
+        head: which head of that file, or for each head of the net the one it starts from.
+        bias: energies of the elements in fine-tuning: `refit`, `keep` or `fresh`.
+        fitting: `keep` the file's fitting net or start from a `random` one.
+        freeze: names of parts or parameters that are not trained.
+        learning_rates: name of a part → factor of its learning rate.
         head_terms: head → terms of its loss, for a net with heads; the others have `terms`.
     """
 
@@ -63,6 +70,11 @@ class Task(lightning.LightningModule):
         schedule: Schedule | None = None,
         decay_vectors: bool = True,
         weights: str | None = None,
+        head: Heads | None = None,
+        bias: Literal["refit", "keep", "fresh"] = "refit",
+        fitting: Literal["keep", "random"] = "keep",
+        freeze: Sequence[str] = (),
+        learning_rates: Mapping[str, float] | None = None,
         head_terms: Mapping[str, Sequence[Term]] | None = None,
     ) -> None:
         super().__init__()
@@ -71,7 +83,12 @@ class Task(lightning.LightningModule):
         self.optimizer_factory = optimizer
         self.schedule = schedule or Schedule()
         self.decay_vectors = decay_vectors
-        self.weights = weights
+        self.start = None if weights is None else Start(weights, head, bias, fitting)
+        if weights is None and head is not None:
+            raise ConfigError("model.head says which head of a file to start from, but there are no model.weights")
+        self.learning_rates = dict(learning_rates or {})
+        if frozen := freeze_parameters(bare_net(net)[0], freeze):
+            logger.info("%d parameter tensors are not trained", len(frozen))
         self.reset_optimizer = False
         self._configured: list[dict[str, Any]] = []
         self._meters: dict[str, Meter] = {}
@@ -152,9 +169,9 @@ class Task(lightning.LightningModule):
         if self.trainer.ckpt_path:
             return
         store = self.store("train")
-        if self.weights is not None:
-            load_weights(self.net, self.weights)
-            logger.info("weights and statistics start from %s", self.weights)
+        if self.start is not None:
+            start_from(self.net, self.start, store)
+            logger.info("weights and statistics start from %s", self.start.weights)
         elif store is not None:
             # on a copy on the CPU, where the graphs are
             fitted = copy.deepcopy(self.net).cpu()
@@ -384,9 +401,14 @@ class Task(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimizer with its schedule, stepped after every optimizer step."""
-        optimizer = self.optimizer_factory(parameter_groups(self.net, decay_vectors=self.decay_vectors))
+        groups = parameter_groups(
+            bare_net(self.net)[0], decay_vectors=self.decay_vectors, learning_rates=self.learning_rates
+        )
+        optimizer = self.optimizer_factory(groups)
         total = self._total_steps()
         lr = optimizer.param_groups[0]["lr"]
+        for group in optimizer.param_groups:
+            group["lr"] *= group.get("lr_factor", 1.0)
         self.schedule.factor(0, total, lr)
         scheduler = LambdaLR(optimizer, lambda step: self.schedule.factor(step, total, lr))
         self._configured = [

@@ -1,6 +1,7 @@
 """`PotentialTask`: interatomic potentials, trained on energies, forces and virials or stresses."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -12,6 +13,7 @@ from geomlib.models.base import Net
 from geomlib.nn.derivative import Derivatives
 from geomlib.tasks.base import Task
 from geomlib.tasks.schedule import Schedule
+from geomlib.tasks.starting import Heads
 from geomlib.tasks.terms import Term
 
 __all__ = ["PotentialTask", "composition_energies"]
@@ -30,7 +32,13 @@ class PotentialTask(Task):
         optimizer: makes the optimizer from parameters.
         schedule: of the learning rate; constant if not given.
         decay_vectors: whether biases and other vectors have weight decay like matrices (as published).
-        weights: model file or checkpoint whose weights and statistics to start from (fine-tuning).
+        weights: model file, checkpoint or model of deepmd-kit to start from (fine-tuning).
+        head: which head of that file, or for each head of the net the one it starts from (null: a fresh fitting net).
+        bias: energies of the elements in fine-tuning: `refit` to what the file's net gets wrong on the training set,
+            `keep` the file's, or `fresh`, fitted to the labels alone.
+        fitting: `keep` the file's fitting net or start from a `random` one.
+        freeze: names of parts (`blocks.0`) or parameters that are not trained; `*` and `?` as in file names.
+        learning_rates: name of a part → factor of its learning rate; the longest name that matches counts.
         head_terms: head → terms of its loss, for a net with heads; the others have `terms`.
     """
 
@@ -44,10 +52,28 @@ class PotentialTask(Task):
         schedule: Schedule | None = None,
         decay_vectors: bool = True,
         weights: str | None = None,
+        head: Heads | None = None,
+        bias: Literal["refit", "keep", "fresh"] = "refit",
+        fitting: Literal["keep", "random"] = "keep",
+        freeze: list[str] | None = None,
+        learning_rates: dict[str, float] | None = None,
         head_terms: dict[str, list[Term]] | None = None,
     ) -> None:
         chosen: Sequence[Term] = (Term("energy"), Term("forces", weight=10.0)) if terms is None else terms
-        super().__init__(Derivatives(net), chosen, optimizer, schedule, decay_vectors, weights, head_terms)
+        super().__init__(
+            Derivatives(net),
+            chosen,
+            optimizer,
+            schedule,
+            decay_vectors,
+            weights=weights,
+            head=head,
+            bias=bias,
+            fitting=fitting,
+            freeze=freeze or (),
+            learning_rates=learning_rates,
+            head_terms=head_terms,
+        )
 
     def predicted(self, batch: GraphData) -> dict[str, Tensor]:
         """What the net returns; where only some graphs of the batch have a volume, also their `stress`.

@@ -1,70 +1,242 @@
-"""Where a fit starts from: the weights of a model file, or a checkpoint under the user's own settings."""
+"""Fine-tuning: where the weights of a fresh fit come from, and how they are made to fit the net."""
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 
-from geomlib.errors import ConfigError
-from geomlib.files.manifest import bare_net
+from geomlib.data.stores import Store
+from geomlib.errors import ConfigError, nearest
+from geomlib.files.deepmd import DeepmdModel, build_deepmd, import_deepmd, read_deepmd_heads
+from geomlib.files.header import split_head
+from geomlib.files.manifest import AnyNet, bare_net
 from geomlib.files.modelfile import load
+from geomlib.models.base import Net
+from geomlib.models.dpa3 import DPA3
+from geomlib.models.dpa3.multihead import MultiHeadDPA3
+from geomlib.models.dpa3.transfer import with_code_width, with_elements, without_code
+from geomlib.tasks.bias import refit_energy_bias
 
-__all__ = ["hold_configuration", "load_weights"]
+__all__ = ["Heads", "Start", "start_from"]
 
 logger = logging.getLogger(__name__)
 
+Heads = str | dict[str, str | None]
+"""One head of a file, or for each head of the net the one it starts from (null: a fresh fitting net)."""
 
-def load_weights(net: nn.Module, path: str) -> None:
-    """Copy weights and statistics of a model file into a net of the same configuration.
+_DEEPMD = (".dp", ".yaml", ".yml", ".pt")
+_FREE = {
+    *("elements", "heads", "fitting", "head_fitting_layers", "dataset_encoding", "excluded_pairs", "excluded_elements"),
+    *("precision", "fitting_precision", "initialization", "recompute", "residual_scale", "residual_init"),
+}
+"""Arguments in which file and net may differ without a word."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a fit starts from.
+
+    Args:
+        weights: a model file or checkpoint (`FILE#HEAD` for one of its heads), or a model of deepmd-kit.
+        head: which head of the file; for a net with heads also the one that each starts from. By default a net's
+            head starts from the head of its own name.
+        bias: energies of the elements: `refit` adds what the file's net gets wrong on the training set, `keep` takes
+            the file's, `fresh` fits them to the labels alone, as a fresh fit does.
+        fitting: `keep` the file's fitting net or start from a `random` one.
 
     Raises:
-        ConfigError: the file's net has other tensors.
+        ConfigError: words that are none of these.
     """
-    target, source = bare_net(net)[0], bare_net(load(path))[0]
-    wanted, found = target.state_dict(), source.state_dict()
-    for name in sorted(wanted.keys() | found.keys()):
-        shapes = [list(state[name].shape) if name in state else None for state in (wanted, found)]
+
+    weights: str
+    head: Heads | None = None
+    bias: Literal["refit", "keep", "fresh"] = "refit"
+    fitting: Literal["keep", "random"] = "keep"
+
+    def __post_init__(self) -> None:
+        for name, choices in (("bias", ("refit", "keep", "fresh")), ("fitting", ("keep", "random"))):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"model.{name} is '{getattr(self, name)}'; choose from {', '.join(choices)}")
+
+
+def start_from(net: AnyNet, start: Start, store: Store | None) -> None:
+    """Fill a net with the weights and statistics of a file; see `Start`.
+
+    Args:
+        net: as configured, with fresh weights.
+        start: where from, and how.
+        store: the training graphs.
+
+    Raises:
+        ConfigError: a head that does not exist, or a net of another configuration.
+        FileFormatError: a file that can't be read.
+    """
+    target = bare_net(net)[0]
+    source = _Source(start.weights)
+    fresh = _with_statistics(target, store, start)
+    if isinstance(target, MultiHeadDPA3):
+        began = _start_heads(target, source, start)
+    else:
+        if isinstance(start.head, dict):
+            raise ConfigError("model.head names heads of the net, but the net has none: give one name")
+        _fill(target, source.single(start.head), source.path, keep_fitting=start.fitting == "keep")
+        began = {"": start.fitting == "keep"}
+    for head, kept in began.items():
+        _take_statistics(target, fresh, head, bias=start.bias == "fresh", fitting=not kept)
+    if start.bias == "refit" and store is not None and hasattr(target, "energy_bias"):
+        refit_energy_bias(target, store)
+
+
+class _Source:
+    """The net, or nets, of a file."""
+
+    def __init__(self, weights: str) -> None:
+        file, self.named = split_head(weights)
+        self.path = str(file)
+        self._net: Net | None = None
+        self._of_deepmd: dict[str, DeepmdModel] = {}
+        if file.suffix in _DEEPMD:
+            self._of_deepmd = read_deepmd_heads(file)
+            self.heads: Sequence[str] = sorted(self._of_deepmd)
+            if not self.heads:
+                self._net = import_deepmd(file)
+        else:
+            self._net = bare_net(load(file, head="*"))[0]
+            self.heads = list(self._net.heads)
+
+    def single(self, head: str | None) -> Net:
+        """The net of one head, or of a file without heads.
+
+        Raises:
+            ConfigError: the head is missing or unknown.
+        """
+        head = head or self.named
+        if not self.heads:
+            if head is not None:
+                raise ConfigError(f"{self.path}: holds one model without heads; leave head '{head}' out")
+            assert self._net is not None
+            return self._net
+        known = f"it has {', '.join(self.heads)}"
+        if head is None:
+            raise ConfigError(f"{self.path}: holds several heads, choose one with model.head; {known}")
+        if head not in self.heads:
+            raise ConfigError(f"{self.path}: has no head '{head}'{nearest(head, self.heads)}; {known}")
+        return build_deepmd(self._of_deepmd[head]) if self._net is None else self._net.single(head)
+
+    def for_each(self, heads: Sequence[str], given: Heads | None) -> dict[str, str | None]:
+        """Head of the net → head of the file, None for a fresh fitting net.
+
+        Raises:
+            ConfigError: a head that does not exist, or one of the net that starts nowhere.
+        """
+        if isinstance(given, dict):
+            for head in given:
+                if head not in heads:
+                    raise ConfigError(
+                        f"model.head names '{head}'{nearest(head, heads)}; the net has {', '.join(heads)}"
+                    )
+        everywhere = given if isinstance(given, str) else self.named
+        chosen: dict[str, str | None] = {}
+        for head in heads:
+            if isinstance(given, dict) and head in given:
+                chosen[head] = given[head]
+            elif everywhere is not None or not self.heads:
+                chosen[head] = everywhere or ""
+            elif head in self.heads:
+                chosen[head] = head
+            else:
+                raise ConfigError(
+                    f"{self.path}: has no head '{head}' of the net; it has {', '.join(self.heads)}: say with "
+                    f"model.head: {{{head}: NAME}} where it starts from, or with null that its fitting net is fresh"
+                )
+        return chosen
+
+
+def _start_heads(target: MultiHeadDPA3, source: _Source, start: Start) -> dict[str, bool]:
+    """Fill the heads of a net; head → whether its fitting net is that of the file."""
+    chosen = source.for_each(target.heads, start.head)
+    kept = {head: start.fitting == "keep" and name is not None for head, name in chosen.items()}
+    names = list(dict.fromkeys(name for name in chosen.values() if name is not None))
+    if target.is_shared and any(kept.values()):
+        _check_shared(target, source, chosen)
+    descriptor = names[0] if names else (source.heads[0] if source.heads else "")
+    for head, name in chosen.items():
+        given = source.single((descriptor if name is None else name) or None)
+        own_code = target.is_shared and len(names) == 1
+        _fill(target.single(head), given, source.path, keep_fitting=kept[head], own_code=own_code)
+        if name is None:
+            target.energy_bias[target.position(head)] = 0.0
+    return kept
+
+
+def _check_shared(target: MultiHeadDPA3, source: _Source, chosen: Mapping[str, str | None]) -> None:
+    """A shared fitting net starts from one: that of one head, or the one that the file's heads share."""
+    names = set(chosen.values())
+    if len(names) == 1 and None not in names:
+        return
+    nets = {name: source.single(name) for name in names if name is not None}
+    states = [net.state_dict() for net in nets.values()]
+    parts = [key for key in states[0] if key.startswith("fitting.") and key != "fitting.dataset_code"]
+    width = target.config["dataset_encoding"]
+    if (
+        None in names
+        or len(names) < len(chosen)
+        or any(net.config.get("dataset_encoding") != width for net in nets.values())
+        or not all(torch.equal(state[key], states[0][key]) for state in states for key in parts)
+    ):
+        raise ConfigError(
+            f"{source.path}: the heads of the net share their fitting net, so they all start from one head, or each "
+            f"from another one of a file whose heads share theirs with dataset_encoding {width} too"
+        )
+
+
+def _fill(target: Net, source: Net, path: str, *, keep_fitting: bool, own_code: bool = False) -> None:
+    """Copy the tensors of `source` into `target`, whose elements and dataset code may be others."""
+    if isinstance(target, DPA3) and isinstance(source, DPA3):
+        odd = [key for key in target.config if key not in _FREE and target.config[key] != source.config.get(key)]
+        for key in odd if keep_fitting else [key for key in odd if not key.startswith("fitting_")]:
+            logger.warning("%s: %s is %s in the file, %s here", path, key, source.config.get(key), target.config[key])
+        if source.elements != target.elements:
+            logger.info("elements %s of %s become %s", source.elements, path, target.elements)
+            source = with_elements(source, target.elements)
+        width = target.config["dataset_encoding"]
+        if keep_fitting and (own_code or width != source.config["dataset_encoding"]):
+            source = with_code_width(source, width) if width else without_code(source)
+            source.fitting.dataset_code = target.fitting.dataset_code
+    state, wanted = source.state_dict(), target.state_dict()
+    if not keep_fitting:
+        state = {name: value for name, value in state.items() if not name.startswith("fitting.")}
+        state |= {name: value for name, value in wanted.items() if name.startswith("fitting.")}
+    for name in sorted(wanted.keys() | state.keys()):
+        shapes = [list(tensors[name].shape) if name in tensors else None for tensors in (wanted, state)]
         if shapes[0] != shapes[1]:
             raise ConfigError(
                 f"{path}: tensor '{name}' has shape {shapes[1]}, the configured net wants {shapes[0]}: use the net "
                 "configuration of the file ('geomlib model info' shows it)"
             )
-    target.load_state_dict(found)
+    target.load_state_dict(state)
 
 
-def hold_configuration(
-    optimizer: torch.optim.Optimizer,
-    scheduler: LambdaLR,
-    configured: Sequence[Mapping[str, Any]],
-    *,
-    drop_moments: bool,
-) -> None:
-    """After a resume, let what the user configured hold over what the checkpoint brought, and say every difference.
+def _with_statistics(target: Net, store: Store | None, start: Start) -> Net | None:
+    """A copy on the CPU, where the graphs are, with statistics of the training set; None if nobody asks for them."""
+    partly = isinstance(start.head, dict) and None in start.head.values()
+    if store is None or not (start.bias == "fresh" or start.fitting == "random" or partly):
+        return None
+    fitted = copy.deepcopy(target).cpu()
+    fitted.fit_statistics(store)
+    return fitted
 
-    Args:
-        optimizer: with the state of the checkpoint.
-        scheduler: with the state of the checkpoint; its factors are the configured ones, for functions are not saved.
-        configured: options of each parameter group before the checkpoint was read.
-        drop_moments: let the optimizer's moments start afresh.
-    """
-    if drop_moments:
-        optimizer.state.clear()
-        logger.warning("the moments of the optimizer start afresh")
-    changes: dict[str, tuple[Any, Any]] = {}
-    step = scheduler.last_epoch
-    for position, (group, options) in enumerate(zip(optimizer.param_groups, configured, strict=True)):
-        start = options["initial_lr"]
-        for key, value in {**options, "lr": start * scheduler.lr_lambdas[position](step)}.items():
-            if key in group and group[key] != value:
-                changes.setdefault(key, (group[key], value))
-                group[key] = value
-        scheduler.base_lrs[position] = start
-    scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
-    names = {"lr": f"learning rate at step {step}", "initial_lr": "start learning rate"}
-    for key, (old, new) in changes.items():
-        logger.warning(
-            "%s: the checkpoint has %s, the configuration %s; the configuration holds", names.get(key, key), old, new
-        )
+
+def _take_statistics(target: Net, fresh: Net | None, head: str, *, bias: bool, fitting: bool) -> None:
+    """Take over fitted energies of the elements, and the statistics of a fresh fitting net."""
+    if fresh is None:
+        return
+    one, other = (target.single(head), fresh.single(head)) if head else (target, fresh)
+    values = dict(other.named_buffers())
+    for name, buffer in one.named_buffers():
+        of_fitting = name.startswith("fitting.") and name != "fitting.dataset_code"
+        if (name == "energy_bias" and (bias or fitting)) or (of_fitting and fitting):
+            buffer.copy_(values[name])
