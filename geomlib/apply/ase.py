@@ -13,6 +13,7 @@ from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
+from geomlib.apply.budget import Budget, Size, is_out_of_memory, size_of, total
 from geomlib.apply.verlet import VerletList
 from geomlib.data.atoms import from_atoms
 from geomlib.data.elements import SYMBOLS
@@ -29,6 +30,9 @@ from geomlib.nn.derivative import Derivatives
 __all__ = ["Calculator"]
 
 Model: TypeAlias = str | os.PathLike[str] | AnyNet
+
+_Prepared: TypeAlias = tuple[Atoms, GraphData, Size]
+"""A structure, its graph and its size (without edges, where they are searched for in the whole batch at once)."""
 
 _COMMITTEE_PROPERTIES = ("energy_std", "forces_std", "stress_std", "virial", "virial_std")
 
@@ -134,30 +138,75 @@ class Calculator(AseCalculator):
                 builder.build(graph)
         (self.results,) = self._predict(graph, [structure])
 
-    def evaluate(self, structures: Iterable[Atoms], max_atoms: int = 256) -> list[dict[str, Any]]:
+    def evaluate(self, structures: Iterable[Atoms], max_atoms: int | str | Budget = 256) -> list[dict[str, Any]]:
         """Properties of many structures, several at a time.
 
         Args:
             structures: any number; need not be alike.
-            max_atoms: a batch holds at most so many atoms (but at least one structure).
+            max_atoms: a batch holds at most so many atoms (but at least one structure); `"auto"` for what memory and
+                speed allow, or a budget. Where memory runs out, it goes on with batches of half the size.
 
         Returns:
             For each structure what `calculate` puts into `results`; `stress` is absent where there is none.
 
         Raises:
-            DataError: as `calculate`; the message names the structure by its position.
+            DataError: as `calculate`, or a structure that does not fit in memory; the message names it by its position.
             UnknownElement: as `calculate`.
         """
+        budget = Budget.of(max_atoms)
         results: list[dict[str, Any]] = []
-        for batch in _batches(structures, max_atoms):
-            first = len(results)
-            graphs = [self._graph(atoms, f"structure {first + k}") for k, atoms in enumerate(batch)]
-            if self.device.type == "cpu":  # one search for each is fastest here
-                graph = collate([self.spec.prepare(graph) for graph in graphs])
-            else:
-                graph = self.spec.prepare(collate(graphs))
-            results += self._predict(self.spec.complete(graph), batch, first)
+        for batch in self._batches(structures, budget):
+            results += self._evaluate(batch, budget, len(results))
         return results
+
+    def _batches(self, structures: Iterable[Atoms], budget: Budget) -> Iterator[list[_Prepared]]:
+        """Consecutive structures whose graphs have the same fields: with and without charge and spin apart."""
+        batch: list[_Prepared] = []
+        size = Size()
+        for position, atoms in enumerate(structures):
+            graph = self._graph(atoms, f"structure {position}")
+            if self._searches_singly(budget):
+                self.spec.prepare(graph)
+            own = size_of(graph, self.spec)
+            alike = not batch or all((key in atoms.info) == (key in batch[0][0].info) for key in ("charge", "spin"))
+            if batch and (not alike or not budget.fits(size + own, self.device)):
+                yield batch
+                batch, size = [], Size()
+            batch.append((atoms, graph, own))
+            size = size + own
+        if batch:
+            yield batch
+
+    def _searches_singly(self, budget: Budget) -> bool:
+        """Whether each structure's neighbours are searched for alone: on a CPU that is fastest, and its edges count."""
+        return self.device.type == "cpu" or not budget.counts_atoms_only
+
+    def _evaluate(self, batch: list[_Prepared], budget: Budget, first: int) -> list[dict[str, Any]]:
+        """Results of a batch, in smaller parts where it does not fit in memory."""
+        structures, graphs, sizes = [list(column) for column in zip(*batch, strict=True)]
+
+        def predict() -> list[dict[str, Any]]:
+            graph = collate(graphs)
+            if not self._searches_singly(budget):
+                self.spec.prepare(graph)
+            return self._predict(self.spec.complete(graph), structures, first)
+
+        try:
+            return budget.run(total(sizes), self.device, predict)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        if len(batch) == 1:
+            raise DataError(
+                f"structure {first} ({structures[0].get_chemical_formula()}, {len(structures[0])} atoms) does not fit "
+                "in memory: use a machine or a GPU with more of it"
+            )
+        budget.shrink(total(sizes))
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        middle = len(batch) // 2
+        results = self._evaluate(batch[:middle], budget, first)
+        return results + self._evaluate(batch[middle:], budget, first + middle)
 
     def check(self, atoms: Atoms, name: str = "structure") -> None:
         """Raise unless the model can be asked about a structure.
@@ -273,21 +322,6 @@ def _common_elements(nets: Sequence[AnyNet], names: Sequence[str]) -> list[str] 
 
 def _has_stress(atoms: Atoms) -> bool:
     return bool(atoms.pbc.any() and abs(atoms.cell.volume) > 0)
-
-
-def _batches(structures: Iterable[Atoms], max_atoms: int) -> Iterator[list[Atoms]]:
-    """Consecutive structures, with and without charge and spin apart: the graphs of a batch have the same fields."""
-    batch: list[Atoms] = []
-    count = 0
-    for atoms in structures:
-        alike = not batch or all((key in atoms.info) == (key in batch[0].info) for key in ("charge", "spin"))
-        if batch and (count + len(atoms) > max_atoms or not alike):
-            yield batch
-            batch, count = [], 0
-        batch.append(atoms)
-        count += len(atoms)
-    if batch:
-        yield batch
 
 
 def _host(output: dict[str, Tensor]) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from geomlib.apply.ase import Calculator
 from geomlib.apply.batched_neighbors import BatchedVerletList
-from geomlib.apply.budget import Budget, Size, is_out_of_memory, total
+from geomlib.apply.budget import Budget, Size, is_out_of_memory, size_of, total
 from geomlib.data.graph import GraphData, collate
 from geomlib.errors import DataError
 from geomlib.graphs.line import LineGraph
@@ -335,7 +335,8 @@ class Waiting:
                     if self._require is not None:
                         self._require(atoms)
                     member = admit(self._calculator, index, atoms)
-                    self._prepared = (member, _size(self._calculator, member))
+                    graph = copy.copy(member.graph)
+                    self._prepared = (member, size_of(self._calculator.spec.prepare(graph), self._calculator.spec))
                 except DataError as error:
                     failures.append(Failure(index, str(error), 0, atoms))
                     self._next += 1
@@ -354,17 +355,3 @@ class Waiting:
 
 def _kind(atoms: Atoms) -> tuple[bool, ...]:
     return tuple(key in atoms.info for key in ("charge", "spin"))
-
-
-def _size(calculator: Calculator, member: Member) -> Size:
-    """Atoms, edges and angles of one structure."""
-    edges, lines = calculator.spec.find(RadiusEdges), calculator.spec.find(LineGraph)
-    if edges is None:
-        return Size(len(member.atoms))
-    graph = copy.copy(member.graph)
-    edges.build(graph)
-    angles = 0
-    if lines is not None:
-        short = graph.edge_index[1][graph.edge_vectors().norm(dim=1) < lines.cutoff]
-        angles = int(torch.bincount(short).square().sum())
-    return Size(len(member.atoms), graph.num_edges, angles)

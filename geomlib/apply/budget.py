@@ -12,10 +12,13 @@ from typing import Self, TypeVar
 import torch
 from torch import Tensor
 
+from geomlib.data.graph import GraphData
 from geomlib.errors import ConfigError
+from geomlib.graphs.line import LineGraph
+from geomlib.graphs.spec import GraphSpec
 from geomlib.memory import available_memory
 
-__all__ = ["CPU_ATOMS", "Budget", "Size", "is_out_of_memory", "total"]
+__all__ = ["CPU_ATOMS", "Budget", "Size", "is_out_of_memory", "size_of", "total"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -110,6 +113,11 @@ class Budget:
         """A budget as it is, or one with so many atoms (or `"auto"`)."""
         return value if isinstance(value, Budget) else cls(value)
 
+    @property
+    def counts_atoms_only(self) -> bool:
+        """Whether edges and angles don't matter."""
+        return not self.auto and self._limits["edges"] is None and self._limits["angles"] is None
+
     def fits(self, size: Size, device: torch.device) -> bool:
         """Whether a batch of this size may be evaluated at once."""
         for name, limit in self._limits.items():
@@ -203,3 +211,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 def total(sizes: Iterable[Size]) -> Size:
     """Size of a batch of structures."""
     return sum(sizes, Size())
+
+
+def size_of(graph: GraphData, spec: GraphSpec) -> Size:
+    """Size of a graph that has its edges; the line graph need not be there."""
+    lines, angles = spec.find(LineGraph), 0
+    if lines is not None and "edge_index" in graph:
+        short = graph.edge_index[1][graph.edge_vectors().norm(dim=1) < lines.cutoff]
+        angles = int(torch.bincount(short).square().sum())
+    return Size(graph.num_nodes, graph.num_edges, angles)

@@ -9,6 +9,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 
 import geomlib
 from geomlib.apply.ase import Calculator
+from geomlib.apply.budget import Budget, Size
 from geomlib.errors import ConfigError, DataError, FileFormatError, UnknownElement
 from geomlib.graphs.spec import GraphSpec
 from geomlib.models import DPA3
@@ -305,3 +306,36 @@ def test_a_committee_knows_what_all_members_know():
     assert committee.elements == ["O"]
     with pytest.raises(UnknownElement, match="contains H"):
         committee.evaluate([molecule("H2O")])
+
+
+class _SmallMemory(ToyPotential):
+    """Runs out of memory beyond 12 atoms."""
+
+    def forward(self, batch):
+        if batch.num_nodes > 12:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return super().forward(batch)
+
+
+def test_evaluate_by_what_fits(counted):
+    structures = [molecule(name) for name in ("H2O", "CH4", "CH3OH", "H2O", "C2H6", "H2O")]
+    calculator = Calculator(ToyPotential(["H", "C", "O"]))
+    expected = calculator.evaluate(structures, max_atoms=1)
+    assert len(counted) == 6
+    counted.clear()
+    for limit in ("auto", Budget(100, max_edges=60), Budget(100, max_angles=150)):
+        for one, other in zip(calculator.evaluate(structures, limit), expected, strict=True):
+            assert one["energy"] == pytest.approx(other["energy"], abs=1e-12)
+            assert np.allclose(one["forces"], other["forces"], atol=1e-12)
+    assert counted[0] == 6 and len(counted) > 5  # all at once where only memory counts
+    counted.clear()
+    budget = Budget("auto")
+    small = Calculator(_SmallMemory(["H", "C", "O"])).evaluate(structures, budget)
+    assert max(counted) == 6 and len(counted) > 3
+    assert not budget.fits(Size(20), calculator.device)
+    for one, other in zip(small, expected, strict=True):
+        assert np.allclose(one["forces"], other["forces"], atol=1e-12)
+    with pytest.raises(DataError, match=r"structure 1 \(C60, 60 atoms\) does not fit in memory"):
+        Calculator(_SmallMemory(["H", "C", "O"])).evaluate([structures[0], molecule("C60")], "auto")
+    with pytest.raises(ConfigError, match="max_atoms is 'many'"):
+        calculator.evaluate(structures, "many")
