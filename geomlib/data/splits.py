@@ -16,6 +16,7 @@ from geomlib.errors import ConfigError, DataError, FileFormatError
 
 __all__ = [
     "BlockSplit",
+    "BootstrapSplit",
     "FileSplit",
     "RandomSplit",
     "RangeSplit",
@@ -129,6 +130,30 @@ class BlockSplit(Split):
         """See `Split`."""
         counts = _counts(self.train, self.val, self.test, len(store))
         return checked_parts(dict(zip(PARTS, torch.arange(sum(counts)).split(counts), strict=True)), store)
+
+
+class BootstrapSplit(Split):
+    """The parts of another split, with a training part that was drawn again.
+
+    There are as many draws, with replacement, as it has graphs; each graph that was drawn is kept once. This leaves
+    about 63 %.
+
+    Args:
+        split: the other one; None has all graphs in training.
+        seed: of the drawing.
+    """
+
+    def __init__(self, split: Split | None = None, seed: int = 0) -> None:
+        self.origin, self.seed = split, seed
+
+    def indices(self, store: Store) -> dict[str, Tensor]:
+        """See `Split`."""
+        parts = {"train": torch.arange(len(store))} if self.origin is None else self.origin.indices(store)
+        if "train" in parts:
+            count = len(parts["train"])
+            drawn = np.unique(np.random.default_rng(self.seed).integers(0, count, count))
+            parts = {**parts, "train": parts["train"][torch.from_numpy(drawn)]}
+        return parts
 
 
 def parse_indices(text: int | str | Sequence[int | str], total: int, what: str = "indices") -> Int[Tensor, " graphs"]:

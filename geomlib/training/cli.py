@@ -39,7 +39,7 @@ from geomlib.training.callbacks import EMA, Checkpoints, Progress
 from geomlib.training.messages import complaint
 from geomlib.training.outputs import ModelFile, Predictions
 
-__all__ = ["VERBS", "GeomlibCLI", "run_verb"]
+__all__ = ["VERBS", "GeomlibCLI", "run_name", "run_verb"]
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ class GeomlibCLI(LightningCLI):
             # a loss on forces alone leaves the last bias, and every net leaves what feeds no output, without gradient
             trainer.strategy = "ddp_find_unused_parameters_true"
         if config.name is None:
-            config.name = _run_name(self.files)
+            config.name = run_name(self.files)
         if self.verb == "fit":
             config.ckpt_path = self._checkpoint(config)
         config.weights_only = True
@@ -316,7 +316,7 @@ def _config_files(argv: Sequence[str]) -> list[str]:
     return files
 
 
-def _run_name(files: Sequence[str]) -> str:
+def run_name(files: Sequence[str]) -> str:
     """Name of a run: the recipe's path below its recipe folder, the name of the run whose config.yaml is used again."""
     if not files:
         return "unnamed"

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from geomlib.data.splits import BlockSplit, FileSplit, RandomSplit, RangeSplit, parse_indices
+from geomlib.data.splits import BlockSplit, BootstrapSplit, FileSplit, RandomSplit, RangeSplit, parse_indices
 from geomlib.errors import ConfigError, DataError, FileFormatError
 
 
@@ -102,3 +102,16 @@ def test_files(store, tmp_path):
     (tmp_path / "odd.json").write_text('{"training": [0]}')
     with pytest.raises(ConfigError, match=r"expected some of \['train', 'val', 'test'\] .* found \['training'\]"):
         FileSplit(tmp_path / "odd.json").indices(store)
+
+
+def test_bootstrap_draws_the_training_part_again():
+    store = range(400)  # a split asks a store for its length only
+    origin = RandomSplit(val=50, test=50, seed=3)
+    first, again, other = (BootstrapSplit(origin, seed).indices(store) for seed in (0, 0, 1))
+    whole = origin.indices(store)
+    for part in ("val", "test"):
+        assert torch.equal(first[part], whole[part])
+    assert torch.equal(first["train"], again["train"]) and not torch.equal(first["train"], other["train"])
+    assert set(first["train"].tolist()) < set(whole["train"].tolist())
+    assert 0.58 < len(first["train"]) / 300 < 0.68
+    assert list(BootstrapSplit().indices(store)) == ["train"]
