@@ -18,6 +18,8 @@ from geomlib.cli import main
 from geomlib.data.elements import atomic_numbers
 from geomlib.data.graph import GraphData, collate
 from geomlib.files.deepmd import import_deepmd
+from geomlib.files.deepmd_export import export_deepmd
+from geomlib.files.deepmd_tree import read_dp
 from geomlib.files.modelfile import save
 from geomlib.models import DPA3
 from geomlib.nn.derivative import Derivatives
@@ -176,6 +178,18 @@ def check(net, folder, stem, tolerance):
 def test_fresh_models_of_deepmd_are_imported(answers, name):
     stem = f"theirs{list(SECTIONS).index(name)}"
     check(import_deepmd(answers / f"{stem}.dp"), answers, stem, 1e-10)
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_fresh_models_of_deepmd_are_exported_as_it_writes_them(answers, name, tree_differences, tmp_path):
+    source = answers / f"theirs{list(SECTIONS).index(name)}.dp"
+    exported = export_deepmd(import_deepmd(source), tmp_path / "model.dp")
+    said_otherwise = {
+        "excluded by the model": ["/descriptor/exclude_types", "/pair_exclude_types"],
+        "charge and spin": ["/descriptor/default_chg_spin/0", "/descriptor/default_chg_spin/1"],  # 1 for 1.0
+    }
+    found = tree_differences(read_dp(source)["model"], read_dp(exported)["model"])
+    assert found == said_otherwise.get(name, [])
 
 
 @pytest.mark.parametrize("name", EXPORTED)
