@@ -117,6 +117,9 @@ class StructureBatch:
         self._lists = None if edges is None else BatchedVerletList(edges, skin)
         self.members: list[Member] = []
         self.evaluations = 0
+        self._templates: dict[tuple[int, int], GraphData] = {}
+        self._parts: list[tuple[int, int]] | None = None
+        self._wide: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self.pos = torch.zeros(0, 3, dtype=torch.float64, device=self.device)
         self.cell = torch.zeros(0, 3, 3, dtype=torch.float64, device=self.device)
         self._arrange()
@@ -188,12 +191,12 @@ class StructureBatch:
         none = torch.zeros(0, 3, dtype=torch.bool, device=self.device)
         self.pbc = torch.cat([none, *(member.graph.pbc for member in self.members)])
         self.free = torch.cat([none[:, 0], *(member.free for member in self.members)])
-        self._templates: dict[tuple[int, int], GraphData] = {}
+        self._templates.clear()
         self._forget_parts()
 
     def _forget_parts(self) -> None:
-        self._parts: list[tuple[int, int]] | None = None
-        self._wide: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._parts = None
+        self._wide.clear()
 
     def _part(
         self, first: int, last: int, problems: dict[int, str]
@@ -302,6 +305,7 @@ class Waiting:
         structures: all of them.
         budget: how many have a place at once.
         require: raises `DataError` for a structure that can't take part for another reason.
+        first: structures before this one are left out.
     """
 
     def __init__(
@@ -310,9 +314,10 @@ class Waiting:
         structures: Sequence[Atoms],
         budget: Budget,
         require: Callable[[Atoms], object] | None = None,
+        first: int = 0,
     ) -> None:
         self._calculator, self._structures, self._budget, self._require = calculator, structures, budget, require
-        self._order = sorted(range(len(structures)), key=lambda index: _kind(structures[index]))
+        self._order = sorted(range(first, len(structures)), key=lambda index: _kind(structures[index]))
         self._next = 0
         self._prepared: tuple[Member, Size] | None = None
 

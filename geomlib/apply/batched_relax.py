@@ -1,11 +1,14 @@
 """Relaxation of many structures at once: those that are done leave the batch and waiting ones take their places."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import read
 from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
@@ -14,10 +17,11 @@ from geomlib.apply.batched import Failure, Member, Predictions, StructureBatch, 
 from geomlib.apply.batched_cell import CellCoordinates
 from geomlib.apply.batched_optimizers import BATCHED_OPTIMIZERS, longest_row
 from geomlib.apply.budget import Budget
-from geomlib.apply.relax import Relaxation, RelaxSettings, check_settings, strain_mask
+from geomlib.apply.relax import Relaxation, RelaxSettings, check_settings, end_of, strain_mask
+from geomlib.apply.trajectory import TrajectoryFile
 from geomlib.errors import ConfigError, nearest
 
-__all__ = ["BatchedRelaxation", "relax_batched", "relax_batched_iter"]
+__all__ = ["BatchedRelaxation", "relax_all_batched", "relax_batched", "relax_batched_iter"]
 
 Progress = Callable[[int, int, float], None]
 
@@ -77,8 +81,62 @@ def relax_batched_iter(
     yield from BatchedRelaxation(structures, calculator, settings, budget, skin).run(progress)
 
 
+def relax_all_batched(
+    structures: Sequence[Atoms],
+    calculator: Calculator,
+    output: str | os.PathLike[str],
+    settings: RelaxSettings = DEFAULTS,
+    budget: Budget | int | str = "auto",
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> list[Relaxation | Failure]:
+    """Relax many structures at once and write each, in their order, as soon as it and those before it are done.
+
+    A structure that failed is written as it came, with `failure` in its `info`.
+
+    Args:
+        structures: any number.
+        calculator: of the potential.
+        output: file of the relaxed structures.
+        settings: how.
+        budget: how many at once.
+        resume: keep the structures that `output` holds already.
+        progress: see `relax_batched`.
+
+    Returns: one for each structure that was relaxed now.
+    """
+    path = Path(output)
+    done = len(read(path, index=":")) if resume and path.is_file() and path.stat().st_size else 0
+    run = BatchedRelaxation(structures, calculator, settings, budget, first=done)
+    results: dict[int, Relaxation | Failure] = {}
+    written = done
+    with TrajectoryFile(path, end_of(path) if resume else None) as file:
+        for index, result in run.run(progress):
+            results[index] = result
+            while written in results:
+                file.write(_frame(results[written]))
+                written += 1
+    return [results[index] for index in sorted(results)]
+
+
+def _frame(result: Relaxation | Failure) -> Atoms:
+    if isinstance(result, Relaxation):
+        return result.atoms
+    frame: Atoms = result.atoms.copy()
+    frame.info.update(structure=result.index, converged=False, failure=result.reason)
+    return frame
+
+
 class BatchedRelaxation:
     """The state of a relaxation of many structures; see `relax_batched` for the arguments.
+
+    Args:
+        structures: all of them.
+        calculator: of the potential.
+        settings: how.
+        budget: how many at once.
+        skin: extra radius of the neighbour lists [Å].
+        first: structures before this one are left out.
 
     Attributes:
         batch: the structures that are being relaxed now.
@@ -92,6 +150,7 @@ class BatchedRelaxation:
         settings: RelaxSettings = DEFAULTS,
         budget: Budget | int | str = "auto",
         skin: float = 0.5,
+        first: int = 0,
     ) -> None:
         check_settings(settings)
         if settings.optimizer not in BATCHED_OPTIMIZERS:
@@ -105,7 +164,7 @@ class BatchedRelaxation:
         kind = Budget.of(budget)
         self.batch = StructureBatch(calculator, kind, skin)
         moving = settings.cell != "fixed"
-        self._waiting = Waiting(calculator, structures, kind, strain_mask if moving else None)
+        self._waiting = Waiting(calculator, structures, kind, strain_mask if moving else None, first)
         pressure = settings.pressure * units.GPa
         self._cells = CellCoordinates(settings.cell, pressure, calculator.device) if moving else None
         self._optimizer = BATCHED_OPTIMIZERS[settings.optimizer](calculator.device)

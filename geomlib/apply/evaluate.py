@@ -12,6 +12,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
 from geomlib.apply.ase import Calculator
+from geomlib.apply.budget import Budget
 from geomlib.apply.trajectory import TrajectoryFile
 from geomlib.data.atoms import to_atoms
 from geomlib.data.elements import SYMBOLS
@@ -86,7 +87,7 @@ class _Pairs:
 def evaluate(
     calculator: Calculator,
     store: Store,
-    max_atoms: int = 256,
+    max_atoms: int | str = 256,
     output: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
@@ -98,7 +99,7 @@ def evaluate(
     Args:
         calculator: of the potential.
         store: with at least one of energy, forces, stress, virial.
-        max_atoms: a batch holds at most so many atoms.
+        max_atoms: a batch holds at most so many atoms, or `"auto"` for what memory and speed allow.
         output: extended XYZ file for the structures with predictions; labels stand beside them as `reference_energy`,
             `reference_forces`, `reference_stress`.
         progress: called with the number of structures done and their total.
@@ -109,8 +110,10 @@ def evaluate(
     pairs, skipped = _Pairs(), list[tuple[str, str]]()
     used = 0
     writer = None if output is None else TrajectoryFile(output)
-    for batch in _usable(calculator, store, max_atoms, skipped, progress):
-        for atoms, labels, results in _predicted(calculator, batch, max_atoms, skipped):
+    budget = Budget.of(max_atoms)
+    read_ahead = max_atoms if isinstance(max_atoms, int) else _READ_AHEAD
+    for batch in _usable(calculator, store, read_ahead, skipped, progress):
+        for atoms, labels, results in _predicted(calculator, batch, budget, skipped):
             used += 1
             pairs.add(atoms, labels, results)
             if writer is not None:
@@ -129,6 +132,9 @@ def evaluate(
         )
     return Evaluation(used, errors, _by_element(pairs), skipped)
 
+
+_READ_AHEAD = 8192
+"""Atoms that are read before batches are made of them, where memory decides how large these are."""
 
 _Row = tuple[Atoms, dict[str, Any], str]
 
@@ -164,16 +170,16 @@ def _usable(
 
 
 def _predicted(
-    calculator: Calculator, batch: list[_Row], max_atoms: int, skipped: list[tuple[str, str]]
+    calculator: Calculator, batch: list[_Row], budget: Budget, skipped: list[tuple[str, str]]
 ) -> Iterator[tuple[Atoms, dict[str, Any], dict[str, Any]]]:
     try:
-        results = calculator.evaluate([atoms for atoms, _, _ in batch], max_atoms)
+        results = calculator.evaluate([atoms for atoms, _, _ in batch], budget)
     except DataError as error:
         if len(batch) == 1:
             skipped.append((batch[0][2], str(error)))
             return
         for row in batch:  # find the one that can't be predicted, keep the others
-            yield from _predicted(calculator, [row], max_atoms, skipped)
+            yield from _predicted(calculator, [row], budget, skipped)
         return
     for (atoms, labels, _), result in zip(batch, results, strict=True):
         yield atoms, labels, result

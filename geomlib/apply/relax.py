@@ -24,6 +24,7 @@ __all__ = [
     "RelaxSettings",
     "Relaxation",
     "check_settings",
+    "end_of",
     "relax",
     "relax_all",
     "strain_mask",
@@ -163,10 +164,10 @@ def relax_all(
     done, interrupted = _progress_so_far(Path(output), None if trajectory is None else Path(trajectory), resume)
     results = []
     with ExitStack() as files:
-        finished = files.enter_context(TrajectoryFile(output, _end(Path(output)) if resume else None))
+        finished = files.enter_context(TrajectoryFile(output, end_of(Path(output)) if resume else None))
         steps = None
         if trajectory is not None:
-            steps = files.enter_context(TrajectoryFile(trajectory, _end(Path(trajectory)) if resume else None))
+            steps = files.enter_context(TrajectoryFile(trajectory, end_of(Path(trajectory)) if resume else None))
         for number, atoms in enumerate(structures):
             if number < done:
                 continue
@@ -181,8 +182,8 @@ def relax_all(
     return results
 
 
-def _end(path: Path) -> int | None:
-    """Where a file that goes on ends now; None if there is none."""
+def end_of(path: Path) -> int | None:
+    """Where a trajectory that goes on ends now; None if there is none."""
     if not path.is_file():
         return None
     return len(read(path, index=":")) if path.suffix == ".traj" else path.stat().st_size

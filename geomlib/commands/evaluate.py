@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geomlib.commands.potential import add_model_arguments, make_calculator
+from geomlib.commands.potential import add_model_arguments, atoms_in_a_batch, make_calculator
 from geomlib.commands.progress import ProgressLine
 from geomlib.errors import ConfigError, DataError, FileFormatError
 
@@ -36,7 +36,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key", action="append", default=[], metavar="FIELD=KEY", help="name of a label in DATA")
     parser.add_argument("--unit", action="append", default=[], metavar="FIELD=UNIT", help="unit of a label in DATA")
     parser.add_argument("--split", metavar="PART", help="of a data set with a card, e.g. test")
-    parser.add_argument("--max-atoms", type=int, default=256, metavar="N", help="atoms in a batch (256)")
+    parser.add_argument(
+        "--max-atoms",
+        type=atoms_in_a_batch,
+        default=256,
+        metavar="N",
+        help="atoms in a batch, or auto for what memory and speed allow (256)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from geomlib.apply.ase import Calculator
 
-__all__ = ["add_model_arguments", "make_calculator", "stem", "structure_help"]
+__all__ = ["add_model_arguments", "atoms_in_a_batch", "make_calculator", "stem", "structure_help"]
 
 structure_help = "a file that ASE reads, with @INDEX for one of its frames, or card:NAME:INDEX of a data set"
 
@@ -32,6 +32,15 @@ def make_calculator(args: argparse.Namespace) -> "Calculator":
     from geomlib.apply.ase import Calculator
 
     return Calculator([args.model, *args.committee], device=args.device, dtype=args.dtype)
+
+
+def atoms_in_a_batch(word: str) -> int | str:
+    """What --max-atoms says: a number, or `"auto"`; for argparse."""
+    if word == "auto":
+        return word
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"'{word}': expected a number of atoms, at least 1, or auto")
+    return int(word)
 
 
 def stem(source: str) -> str:

@@ -8,13 +8,14 @@ import torch
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 from ase.constraints import FixAtoms, FixBondLength
+from ase.io import read
 
 from geomlib.apply import batched
 from geomlib.apply.ase import Calculator
 from geomlib.apply.batched import Failure
 from geomlib.apply.batched_cell import CellCoordinates
 from geomlib.apply.batched_optimizers import BatchedFIRE, BatchedLBFGS
-from geomlib.apply.batched_relax import BatchedRelaxation, relax_batched, relax_batched_iter
+from geomlib.apply.batched_relax import BatchedRelaxation, relax_all_batched, relax_batched, relax_batched_iter
 from geomlib.apply.budget import Budget, Size
 from geomlib.apply.relax import Relaxation, RelaxSettings, relax
 from geomlib.errors import ConfigError
@@ -333,3 +334,32 @@ def test_other_constraints_are_refused():
     atoms = molecule("H2O")
     atoms.set_constraint([FixAtoms([0]), FixAtoms([2])])
     assert batched.fixed_atoms(atoms).tolist() == [True, False, True]
+
+
+def test_files_are_in_order_and_go_on(tmp_path):
+    calculator = Calculator(ToyPotential(["H", "O", "C"]))
+    structures = molecules()
+    structures[1].positions[1] = structures[1].positions[0]
+    straight = relax_all_batched(structures, calculator, tmp_path / "straight.traj", FIRE)
+    assert [type(row) for row in straight] == [Relaxation, Failure, Relaxation, Relaxation, Relaxation]
+    output = tmp_path / "out.extxyz"
+
+    class Killed(Exception):
+        pass
+
+    def die(done, running, force):
+        if done >= 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        relax_all_batched(structures, calculator, output, FIRE, 12, progress=die)
+    kept = read(output, index=":")
+    assert 0 < len(kept) < 5 and [frame.info["structure"] for frame in kept] == list(range(len(kept)))
+    rest = relax_all_batched(structures, calculator, output, FIRE, resume=True)
+    assert len(rest) == 5 - len(kept)
+    frames = read(output, index=":")
+    assert [frame.info["structure"] for frame in frames] == list(range(5))
+    assert "overlap" in frames[1].info["failure"] and not frames[1].info["converged"]
+    for frame, result in zip(frames, straight, strict=True):
+        assert np.allclose(frame.positions, result.atoms.positions, atol=1e-7)
+    assert relax_all_batched(structures, calculator, output, FIRE, resume=True) == []
