@@ -35,6 +35,13 @@ class _Tail:
     def bent(self, x: Tensor) -> Tensor:
         return torch.tanh(self.slope * (x - self.threshold))
 
+    def slope_at(self, x: Tensor) -> Tensor:
+        return self.slope * (1.0 - self.bent(x).square())
+
+    def curve_at(self, x: Tensor) -> Tensor:
+        tanh = self.bent(x)
+        return (-2.0 * self.slope**2) * tanh * (1.0 - tanh.square())
+
 
 class _Silut(torch.autograd.Function):
     """silut with one saved tensor; its derivative is an operation of its own, so that forces can be trained on.
@@ -64,7 +71,7 @@ class _SilutSlope(torch.autograd.Function):
     @staticmethod
     def forward(grad: Tensor, x: Tensor, mask: Tensor | None, tail: _Tail) -> Tensor:
         value = torch.ops.aten.silu_backward(grad, x)
-        return _with_tail(value, mask, lambda y, g: g * tail.slope * (1.0 - tail.bent(y).square()), x, grad)
+        return _with_tail(value, mask, lambda y, g: g * tail.slope_at(y), x, grad)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -84,11 +91,7 @@ def _curve(grad: Tensor, x: Tensor, mask: Tensor | None, tail: _Tail) -> Tensor:
     gate = torch.sigmoid(x)
     value = torch.ops.aten.sigmoid_backward(grad, gate) * torch.addcmul(x + 2.0, x, gate, value=-2.0)
 
-    def bent(y: Tensor, g: Tensor) -> Tensor:
-        tanh = tail.bent(y)
-        return g * (-2.0 * tail.slope**2) * tanh * (1.0 - tanh.square())
-
-    return _with_tail(value, mask, bent, x, grad)
+    return _with_tail(value, mask, lambda y, g: g * tail.curve_at(y), x, grad)
 
 
 def _with_tail(value: Tensor, mask: Tensor | None, function: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
@@ -139,26 +142,49 @@ class ActivationAt(Protocol):
         ...
 
     def times_slope(self, factor: Tensor) -> Tensor:
-        """factor · f'(x)."""
+        """The product factor · f'(x)."""
         ...
 
-    def times_curve(self, factor: Tensor) -> Tensor:
-        """factor · f''(x)."""
+    def derivatives(self) -> tuple[Tensor, Tensor, Tensor]:
+        """f(x), f'(x) and f''(x)."""
         ...
 
 
 class _SilutAt:
     def __init__(self, x: Tensor, tail: _Tail) -> None:
-        self.x, self._tail, self._mask = x, tail, tail.mask(x)
+        self.x, self._tail = x, tail
+        self._rows = None  # where something is in the tail; they are few, if any
+        if math.isfinite(tail.threshold) and x.numel():
+            rows = (x.amax(1) >= tail.threshold).nonzero().squeeze(1)
+            self._rows = rows if len(rows) else None
 
     def value(self) -> Tensor:
-        return _Silut.forward(self.x, self._mask, self._tail)
+        return self._bend(functional.silu(self.x), lambda x: self._tail.bent(x) + self._tail.offset)
 
     def times_slope(self, factor: Tensor) -> Tensor:
-        return _SilutSlope.forward(factor, self.x, self._mask, self._tail)
+        value = torch.ops.aten.silu_backward(factor, self.x)
+        return self._bend(value, self._tail.slope_at, factor)
 
-    def times_curve(self, factor: Tensor) -> Tensor:
-        return _curve(factor, self.x, self._mask, self._tail)
+    def derivatives(self) -> tuple[Tensor, Tensor, Tensor]:
+        gate = torch.sigmoid(self.x)
+        rest = 1.0 - gate
+        value = self.x * gate
+        curve = (rest - gate).mul_(value).add_(gate, alpha=2.0).mul_(rest)
+        slope = gate.addcmul_(value, rest)
+        return (
+            self._bend(value, lambda x: self._tail.bent(x) + self._tail.offset),
+            self._bend(slope, self._tail.slope_at),
+            self._bend(curve, self._tail.curve_at),
+        )
+
+    def _bend(self, value: Tensor, function: Callable[[Tensor], Tensor], factor: Tensor | None = None) -> Tensor:
+        """`function` of x, times the factor, in the tail; `value` elsewhere."""
+        if self._rows is None:
+            return value
+        x = self.x.index_select(0, self._rows)
+        bent = function(x) if factor is None else function(x) * factor.index_select(0, self._rows)
+        mended = torch.where(x >= self._tail.threshold, bent, value.index_select(0, self._rows))
+        return value.index_copy_(0, self._rows, mended)
 
 
 class _PlainAt:
@@ -173,8 +199,8 @@ class _PlainAt:
     def times_slope(self, factor: Tensor) -> Tensor:
         return factor * self._derivatives()[0]
 
-    def times_curve(self, factor: Tensor) -> Tensor:
-        return factor * self._derivatives()[1]
+    def derivatives(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.value(), *self._derivatives()
 
     def _derivatives(self) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from geomlib.data.graph import GraphData
+from geomlib.nn.scope import differentiating_positions
 
 __all__ = ["Derivatives"]
 
@@ -66,7 +67,7 @@ class Derivatives(nn.Module):
 
     def forward(self, batch: GraphData) -> dict[str, Tensor]:
         """Outputs of the wrapped net with `forces` [nodes, 3], `virial` and `stress` [graphs, 3, 3]."""
-        with torch.enable_grad():
+        with torch.enable_grad(), differentiating_positions() as scope:
             graph = copy.copy(batch)
             pos = batch.pos.detach().requires_grad_(True)
             strain = pos.new_zeros(batch.num_graphs, 3, 3, requires_grad=True)
@@ -76,6 +77,7 @@ class Derivatives(nn.Module):
             if "cell" in batch:
                 graph.cell = batch.cell + torch.matmul(batch.cell, symmetric.to(batch.cell.dtype))
             out = dict(self.net(graph))
+            scope.parameters = False
             grad_pos, grad_strain = torch.autograd.grad(
                 out["energy"].sum(), [pos, strain], create_graph=self.training, materialize_grads=True
             )

@@ -1,6 +1,6 @@
 """Messages along edges and their sums, in one operation that keeps only its inputs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,11 @@ from torch import Tensor
 
 from geomlib.nn.activation import Activation
 from geomlib.nn.reduce import segment_sum
+from geomlib.nn.scope import DerivativeScope, derivative_scope
 
 __all__ = ["MessageGraph", "message_step"]
 
-_CHUNK = 400_000
+_CHUNK = 150_000
 """Numbers of a chunk of pre-activations: some of these have to fit into the processor's cache."""
 
 
@@ -56,7 +57,7 @@ def message_step(
 
     Args:
         edge: features e.
-        matrix: W.
+        matrix: W; like the residual vector made of parameters alone.
         of_target: t, what targets contribute, with the bias.
         of_source: s, what sources contribute.
         weight: of each edge, or of each source; needed where there are messages.
@@ -69,7 +70,7 @@ def message_step(
     Returns: the sums [targets, messages] if there are messages, and the edges [edges, out - messages] if columns are
         left for them.
     """
-    plan = _Plan(graph, activation, messages, len(matrix) - messages)
+    plan = _Plan(graph, activation, messages, len(matrix) - messages, derivative_scope())
     if recompute:
         return _Step.apply(plan, edge, matrix, of_target, of_source, weight, residual)
     return _step(plan, edge, matrix, of_target, of_source, weight, residual)
@@ -81,6 +82,7 @@ class _Plan:
     activation: Activation
     messages: int
     updates: int
+    scope: DerivativeScope
 
     def chunks(self, edges: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
         size = max(1, _CHUNK * torch.get_num_threads() // (self.messages + self.updates))
@@ -165,7 +167,10 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         sums_grad, edge_grad = ctx.plan.outputs(grads)
-        return None, *_StepGradient.apply(ctx.plan, ctx.needs_input_grad[1:], sums_grad, edge_grad, *ctx.saved_tensors)
+        wanted = list(ctx.needs_input_grad[1:])
+        if not ctx.plan.scope.parameters:
+            wanted[1] = wanted[5] = False
+        return None, *_StepGradient.apply(ctx.plan, wanted, sums_grad, edge_grad, *ctx.saved_tensors)
 
 
 class _StepGradient(torch.autograd.Function):
@@ -174,7 +179,7 @@ class _StepGradient(torch.autograd.Function):
     @staticmethod
     def forward(
         plan: _Plan,
-        wanted: tuple[bool, ...],
+        wanted: Sequence[bool],
         sums_grad: Tensor | None,
         edge_grad: Tensor | None,
         edge: Tensor,
@@ -188,27 +193,28 @@ class _StepGradient(torch.autograd.Function):
         by_edge = torch.empty_like(edge)
         by_matrix = torch.zeros_like(matrix) if wanted[1] else None
         by_target, by_source = torch.zeros_like(of_target), torch.zeros_like(of_source)
-        by_weight = torch.zeros_like(weight) if weight is not None and wanted[4] else None
+        by_weight = torch.empty_like(weight) if weight is not None and wanted[4] else None
+        if by_weight is not None and plan.graph.weight_of_source:
+            by_weight.zero_()
         by_residual = torch.zeros_like(residual) if residual is not None and wanted[5] else None
         for rows, target, source in plan.chunks(len(edge)):
             x = edge[rows]
             at = plan.activation.at(_linear(x, matrix, of_target, of_source, target, source))
+            y = at.value() if by_weight is not None or by_residual is not None else at.x
             by_y = torch.empty_like(at.x)
-            y = at.value() if by_weight is not None or by_residual is not None else None
             if sums_grad is not None and weight is not None:
                 of_sums = sums_grad.index_select(0, target)
                 torch.mul(of_sums, plan.weights(weight, rows, source), out=by_y[:, :m])
-                if by_weight is not None and y is not None:
-                    plan.put_weights(by_weight, rows, source, (of_sums.mul_(y[:, :m])).sum(1, keepdim=True))
-            if edge_grad is not None:
-                if residual is None:
-                    by_y[:, m:] = edge_grad[rows]
-                else:
-                    torch.mul(edge_grad[rows], residual, out=by_y[:, m:])
-                    if by_residual is not None and y is not None:
-                        by_residual += (edge_grad[rows] * y[:, m:]).sum(0)
+                if by_weight is not None:
+                    plan.put_weights(by_weight, rows, source, of_sums.mul_(y[:, :m]).sum(1, keepdim=True))
+            if edge_grad is not None and residual is not None:
+                torch.mul(edge_grad[rows], residual, out=by_y[:, m:])
+                if by_residual is not None:
+                    by_residual += (edge_grad[rows] * y[:, m:]).sum(0)
+            elif edge_grad is not None:
+                by_y[:, m:] = edge_grad[rows]
             by_x = at.times_slope(by_y)
-            if residual is not None and edge_grad is not None:
+            if edge_grad is not None and residual is not None:
                 torch.addmm(edge_grad[rows], by_x, matrix, out=by_edge[rows])
             else:
                 torch.mm(by_x, matrix, out=by_edge[rows])
@@ -226,15 +232,15 @@ class _StepGradient(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *directions: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients with respect to what `forward` was given.
 
-        What comes in is a direction in the space of the inputs; the gradient with respect to the incoming gradients
-        is the change of the step's outputs in that direction.
+        What comes in is a direction in the space of the step's inputs. The gradient with respect to the incoming
+        gradients is the change of the step's outputs in that direction.
         """
         plan, m = ctx.plan, ctx.plan.messages
         sums_grad, edge_grad, edge, matrix, of_target, of_source, weight, residual = ctx.saved_tensors
-        d_edge, d_matrix, d_target, d_source, d_weight, d_residual = tangents
+        d_edge, d_matrix, d_target, d_source, d_weight, d_residual = directions
         by_sums = None if sums_grad is None else torch.zeros_like(sums_grad)
         by_edge_grad = None if edge_grad is None else torch.empty_like(edge_grad)
         by_edge, by_matrix = torch.empty_like(edge), torch.zeros_like(matrix)
@@ -243,54 +249,67 @@ class _StepGradient(torch.autograd.Function):
         by_residual = None if residual is None else torch.zeros_like(residual)
         for rows, target, source in plan.chunks(len(edge)):
             x = edge[rows]
-            at = plan.activation.at(_linear(x, matrix, of_target, of_source, target, source))
-            dx = None if d_edge is None else d_edge[rows]
-            change = torch.zeros_like(at.x) if dx is None else dx @ matrix.mT
-            if d_matrix is not None:
-                change.addmm_(x, d_matrix.mT)
-            if d_target is not None:
-                change += d_target.index_select(0, target)
-            if d_source is not None:
-                change += d_source.index_select(0, source)
-            y = at.value() if d_weight is not None or d_residual is not None else None
-            change_y = at.times_slope(change)
-            by_y = torch.zeros_like(at.x)  # gradient of the first pass at y
-            extra = None  # and what the directions of weight and residual add to it
+            y, slope, curve = plan.activation.at(_linear(x, matrix, of_target, of_source, target, source)).derivatives()
+            change = _change(x, matrix, rows, target, source, d_edge, d_matrix, d_target, d_source)
+            change_y = slope * change
+            by_y = torch.empty_like(y)
+            extra = None  # what the directions of weight and residual add to the gradient at y
             if d_weight is not None or d_residual is not None:
-                extra = torch.zeros_like(at.x)
+                extra = torch.zeros_like(y)
             if sums_grad is not None and weight is not None:
                 of_sums, w = sums_grad.index_select(0, target), plan.weights(weight, rows, source)
                 torch.mul(of_sums, w, out=by_y[:, :m])
                 change_sums = change_y[:, :m] * w
-                if d_weight is not None and extra is not None and y is not None:
+                if d_weight is not None and extra is not None:
                     dw = plan.weights(d_weight, rows, source)
                     change_sums.addcmul_(y[:, :m], dw)
                     torch.mul(of_sums, dw, out=extra[:, :m])
                 by_sums.index_add_(0, target, change_sums)
                 plan.put_weights(by_weight, rows, source, of_sums.mul_(change_y[:, :m]).sum(1, keepdim=True))
-            if edge_grad is not None:
-                if residual is None:
-                    by_y[:, m:] = edge_grad[rows]
-                    by_edge_grad[rows] = change_y[:, m:]
-                else:
-                    torch.mul(edge_grad[rows], residual, out=by_y[:, m:])
-                    change_edge = torch.mul(change_y[:, m:], residual, out=by_edge_grad[rows])
-                    by_residual += (edge_grad[rows] * change_y[:, m:]).sum(0)
-                    if dx is not None:
-                        change_edge += dx
-                    if d_residual is not None and extra is not None and y is not None:
-                        change_edge.addcmul_(y[:, m:], d_residual)
-                        torch.mul(edge_grad[rows], d_residual, out=extra[:, m:])
-            by_x = at.times_slope(by_y) if dx is not None or d_matrix is not None else None
-            by_z = at.times_curve(by_y.mul_(change))
+            if edge_grad is not None and residual is not None:
+                torch.mul(edge_grad[rows], residual, out=by_y[:, m:])
+                change_edge = torch.mul(change_y[:, m:], residual, out=by_edge_grad[rows])
+                by_residual += (edge_grad[rows] * change_y[:, m:]).sum(0)
+                if d_edge is not None:
+                    change_edge += d_edge[rows]
+                if d_residual is not None and extra is not None:
+                    change_edge.addcmul_(y[:, m:], d_residual)
+                    torch.mul(edge_grad[rows], d_residual, out=extra[:, m:])
+            elif edge_grad is not None:
+                by_y[:, m:] = edge_grad[rows]
+                by_edge_grad[rows] = change_y[:, m:]
+            by_z = change.mul_(by_y).mul_(curve)
             if extra is not None:
-                by_z += at.times_slope(extra)
+                by_z.addcmul_(extra, slope)
             torch.mm(by_z, matrix, out=by_edge[rows])
             by_target.index_add_(0, target, by_z)
             by_source.index_add_(0, source, by_z)
             by_matrix.addmm_(by_z.mT, x)
-            if by_x is not None and dx is not None:
-                by_matrix.addmm_(by_x.mT, dx)
-            if by_x is not None and d_matrix is not None:
+            by_x = by_y.mul_(slope)
+            if d_edge is not None:
+                by_matrix.addmm_(by_x.mT, d_edge[rows])
+            if d_matrix is not None:
                 by_edge[rows].addmm_(by_x, d_matrix)
-        return (None, None, by_sums, by_edge_grad, by_edge, by_matrix, by_target, by_source, by_weight, by_residual)
+        return None, None, by_sums, by_edge_grad, by_edge, by_matrix, by_target, by_source, by_weight, by_residual
+
+
+def _change(
+    edge: Tensor,
+    matrix: Tensor,
+    rows: slice,
+    target: Tensor,
+    source: Tensor,
+    d_edge: Tensor | None,
+    d_matrix: Tensor | None,
+    d_target: Tensor | None,
+    d_source: Tensor | None,
+) -> Tensor:
+    """Change of the pre-activations in a direction of their inputs."""
+    change = edge.new_zeros(len(edge), len(matrix)) if d_edge is None else d_edge[rows] @ matrix.mT
+    if d_matrix is not None:
+        change.addmm_(edge, d_matrix.mT)
+    if d_target is not None:
+        change += d_target.index_select(0, target)
+    if d_source is not None:
+        change += d_source.index_select(0, source)
+    return change

@@ -1,42 +1,98 @@
 """Sums of outer products over the edges of a node."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["outer_sum"]
+__all__ = ["Neighborhoods", "outer_sum"]
 
 _CHUNK = 200_000
-"""Numbers of a chunk of outer products: it has to fit into the processor's cache."""
+"""Numbers of a chunk of features: it has to fit into the processor's cache."""
+
+
+@dataclass(frozen=True)
+class Neighborhoods:
+    """Edges by their centre.
+
+    Attributes:
+        center: node of each edge, ascending.
+        neighbor: its other node.
+        nodes: number of nodes that are centres.
+        neighbors: number of nodes that are neighbours.
+    """
+
+    center: Int[Tensor, " edges"]
+    neighbor: Int[Tensor, " edges"]
+    nodes: int
+    neighbors: int
+
+    @cached_property
+    def degree(self) -> Int[Tensor, " nodes"]:
+        """Number of edges of each node."""
+        return torch.bincount(self.center, minlength=self.nodes)
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return [0, *self.degree.cumsum(0).tolist()]
+
+    def chunks(self, width: int) -> Iterator["_Chunk"]:
+        """Groups of nodes whose edges, as a padded array of features of `width` numbers, are small."""
+        edges, start = self._ends[-1], 0
+        if edges == 0:
+            return
+        size = max(1, _CHUNK * torch.get_num_threads() * self.nodes // (edges * width))
+        for start in range(0, self.nodes, size):
+            stop = min(start + size, self.nodes)
+            yield _Chunk(self, start, stop, self._ends[start], self._ends[stop])
+
+
+class _Chunk:
+    """Some nodes with their edges in padded rows: the k-th edge of a node is in column k."""
+
+    def __init__(self, graph: Neighborhoods, start: int, stop: int, first: int, last: int) -> None:
+        degree = graph.degree[start:stop]
+        self.nodes, self.edges = slice(start, stop), slice(first, last)
+        self.shape = (stop - start, int(degree.max()) if last > first else 0)
+        center = graph.center[first:last]
+        rank = torch.arange(first, last, device=center.device)
+        rank -= (degree.cumsum(0) - degree).index_select(0, center - start) + first
+        self.place = (center - start) * self.shape[1] + rank
+        self.neighbor = graph.neighbor[first:last]
+
+    def pad(self, values: Tensor) -> Tensor:
+        """[nodes, columns, dim] of the edges' values; zero where there is no edge."""
+        n, k = self.shape
+        return values.new_zeros(n * k, values.shape[1]).index_copy_(0, self.place, values).view(n, k, -1)
+
+    def unpad(self, values: Tensor) -> Tensor:
+        """Inverse of `pad`."""
+        return values.flatten(0, 1).index_select(0, self.place)
 
 
 def outer_sum(
     vector: Float[Tensor, "edges axes"],
     feature: Float[Tensor, "rows dim"],
-    center: Int[Tensor, " edges"],
-    row: Int[Tensor, " edges"] | None,
-    nodes: int,
+    graph: Neighborhoods,
+    *,
+    of_neighbors: bool,
 ) -> Float[Tensor, "nodes axes dim"]:
-    """H[i] = Σ over edges of i of vector ⊗ feature, without ever holding the outer products of all edges.
+    """H[i] = Σ over edges of i of vector ⊗ feature, without ever holding the outer products.
 
-    Can be differentiated any number of times.
+    A matrix product for each node, in chunks that stay in the processor's cache. Can be differentiated any number of
+    times.
 
     Args:
         vector: of each edge.
-        feature: of each edge, or of what `row` names.
-        center: node i of each edge.
-        row: row of `feature` that belongs to each edge; None if these are the edges themselves.
-        nodes: number of nodes.
+        feature: of each edge, or of each node.
+        graph: which edges a node has.
+        of_neighbors: whether the features are those of the neighbours.
     """
-    index = _Index(center, row, nodes, len(feature))
-    return _Contraction.apply(index, 0, vector, feature)
-
-
-class _Index:
-    def __init__(self, center: Tensor, row: Tensor | None, nodes: int, rows: int) -> None:
-        self.center, self.row, self.nodes, self.rows = center, row, nodes, rows
+    return _Contraction.apply(graph, of_neighbors, 0, vector, feature)
 
 
 class _Contraction(torch.autograd.Function):
@@ -46,50 +102,47 @@ class _Contraction(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(index: _Index, which: int, first: Tensor, second: Tensor) -> Tensor:
-        edges, axes, dim = len(index.center), (first if which == 0 else second).shape[-1], second.shape[-1]
+    def forward(graph: Neighborhoods, of_neighbors: bool, which: int, first: Tensor, second: Tensor) -> Tensor:
+        edges = len(graph.center)
         if which == 0:
-            axes = first.shape[1]
-            out = second.new_zeros(index.nodes, axes, dim)
+            vector, feature = first, second
+            out = vector.new_zeros(graph.nodes, vector.shape[1], feature.shape[1])
+            for chunk in graph.chunks(feature.shape[1]):
+                padded = chunk.pad(_features(feature, chunk, of_neighbors))
+                out[chunk.nodes] = torch.bmm(chunk.pad(vector[chunk.edges]).mT, padded)
         elif which == 1:
-            axes = first.shape[1]
-            out = second.new_empty(edges, axes)
+            moment, feature = first, second
+            out = moment.new_empty(edges, moment.shape[1])
+            for chunk in graph.chunks(feature.shape[1]):
+                padded = chunk.pad(_features(feature, chunk, of_neighbors))
+                out[chunk.edges] = chunk.unpad(torch.bmm(moment[chunk.nodes], padded.mT).mT)
         else:
-            axes, dim = first.shape[1:]
-            out = first.new_empty(edges, dim) if index.row is None else first.new_zeros(index.rows, dim)
-        size = max(1, _CHUNK * torch.get_num_threads() // (axes * dim))
-        for start in range(0, edges, size):
-            rows = slice(start, min(start + size, edges))
-            center = index.center[rows]
-            feature = None
-            if which < 2:
-                feature = second[rows] if index.row is None else second.index_select(0, index.row[rows])
-            if which == 0:
-                out.index_add_(0, center, first[rows].unsqueeze(2) * feature.unsqueeze(1))
-                continue
-            moment = first.index_select(0, center)
-            if which == 1:
-                torch.sum(moment.mul_(feature.unsqueeze(1)), 2, out=out[rows])
-            else:
-                value = moment.mul_(second[rows].unsqueeze(2)).sum(1)
-                if index.row is None:
-                    out[rows] = value
+            moment, vector = first, second
+            out = moment.new_zeros(graph.neighbors if of_neighbors else edges, moment.shape[2])
+            for chunk in graph.chunks(moment.shape[2]):
+                value = chunk.unpad(torch.bmm(chunk.pad(vector[chunk.edges]), moment[chunk.nodes]))
+                if of_neighbors:
+                    out.index_add_(0, chunk.neighbor, value)
                 else:
-                    out.index_add_(0, index.row[rows], value)
+                    out[chunk.edges] = value
         return out
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.index, ctx.which, *tensors = inputs
+        ctx.graph, ctx.of_neighbors, ctx.which, *tensors = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         first, second = ctx.saved_tensors
+        everything = {0: (grad, first, second), 1: (first, grad, second), 2: (first, second, grad)}[ctx.which]
         grads: list[Tensor | None] = [None, None]
-        all_three = {0: (grad, first, second), 1: (first, grad, second), 2: (first, second, grad)}[ctx.which]
         for position, argument in enumerate([k for k in range(3) if k != ctx.which]):
-            if ctx.needs_input_grad[2 + position]:
-                others = [value for k, value in enumerate(all_three) if k != argument]
-                grads[position] = _Contraction.apply(ctx.index, argument, *others)
-        return None, None, *grads
+            if ctx.needs_input_grad[3 + position]:
+                others = [value for k, value in enumerate(everything) if k != argument]
+                grads[position] = _Contraction.apply(ctx.graph, ctx.of_neighbors, argument, *others)
+        return None, None, None, *grads
+
+
+def _features(feature: Tensor, chunk: _Chunk, of_neighbors: bool) -> Tensor:
+    return feature.index_select(0, chunk.neighbor) if of_neighbors else feature[chunk.edges]

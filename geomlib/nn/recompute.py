@@ -1,4 +1,4 @@
-"""Functions that are evaluated piece by piece and, instead of being remembered, evaluated again for their derivatives."""
+"""Functions that are evaluated piece by piece, and again for their derivatives instead of being remembered."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -120,18 +120,21 @@ class LineGraphBlock(nn.Module):
             geometry: of the batch.
             execution: what to keep for derivatives, and what to compute again.
             angle_embedding: weights that make the angle features of cosines, in the first block.
-            last: the angles are not needed afterwards, so they are not updated.
+            last: only the atoms are needed afterwards, so nothing else is updated, but in sequential order.
         """
         inputs = self._inputs(node, edge, angle, geometry, angle_embedding)
-        has_angles = geometry.angles is not None and (self.options.sequential or not last)
-        summed, moments, edge, *rest = execution.run(
+        levels = ["node", "node"]
+        if not last or self.options.sequential:
+            levels += ["edge"] if geometry.angles is None else ["edge", "angle"]
+        summed, moments, *others = execution.run(
             lambda part, *values: self._messages(
                 part, dict(zip(inputs, values, strict=True)), recompute=execution.recompute, last=last
             ),
             inputs=list(inputs.values()),
-            outputs=["node", "node", "edge", *(["angle"] if has_angles else [])],
+            outputs=levels,
         )
-        return self._update_nodes(node, summed, moments), edge, rest[0] if rest else None
+        edge, angle = (*others, None, None)[:2] if others else (edge, angle)
+        return self._update_nodes(node, summed, moments), edge, angle
 
     def _inputs(
         self, node: Tensor, edge: Tensor, angle: Tensor | None, geometry: Geometry, angle_embedding: Tensor | None
@@ -183,23 +186,26 @@ class LineGraphBlock(nn.Module):
     def _messages(self, part: Part, values: Mapping[str, Tensor], *, recompute: str, last: bool) -> tuple[Tensor, ...]:
         """What the atoms of a part are sent, and their updated bonds and angles.
 
-        Returns: weighted sum of bond messages, moments of the environment, bonds and, but for the last block, angles.
+        Returns: weighted sum of bond messages, moments of the environment and, if anything follows, bonds and angles.
         """
         fused = recompute != "none"
         if self.options.sequential and "switch" in values:
             return self._sequential(part, values, fused=fused)
         edge = values["edge"]
+        moments = self._moments(part, values, edge, fused=fused)
+        if last:
+            return *self._edge_step(part, values, edge, to_node=True, fused=fused), moments
         summed, new_edge = self._edge_step(part, values, edge, to_node=True, to_edge=True, fused=fused)
         from_angles: list[Tensor] = []
         angle: list[Tensor] = []
         if "switch" in values:
-            of_angles, *angle = self._angle_step(part, values, edge, to_edge=True, to_angle=not last, fused=fused)
+            of_angles, *angle = self._angle_step(part, values, edge, to_edge=True, to_angle=True, fused=fused)
             from_angles.append(self._angle_to_edge(part, values, of_angles, edge))
         if self.options.update_style != "residual":
             new_edge = self._combine(edge, [new_edge, *from_angles])
         elif from_angles:
             new_edge = torch.addcmul(new_edge, values["edge_residual_1"], from_angles[0])
-        return summed, self._moments(part, values, edge, fused=fused), new_edge, *angle
+        return summed, moments, new_edge, *angle
 
     def _sequential(self, part: Part, values: Mapping[str, Tensor], *, fused: bool) -> tuple[Tensor, ...]:
         """Edges, angles, edges again, then nodes; each with what was updated before it."""
@@ -298,8 +304,8 @@ class LineGraphBlock(nn.Module):
         direction, node = values["direction"], values["node"]
         if fused:
             parts = [
-                outer_sum(direction, edge, part.center, None, part.nodes),
-                outer_sum(direction, node, part.center, part.neighbor, part.nodes),
+                outer_sum(direction, edge, part.neighborhoods, of_neighbors=False),
+                outer_sum(direction, node, part.neighborhoods, of_neighbors=True),
             ]
         else:
             features = (edge, node.index_select(0, part.neighbor))

@@ -1,4 +1,4 @@
-"""How a forward pass is carried out: at once, or in parts whose intermediates are computed again when they are needed."""
+"""How a forward pass is carried out: at once, or in parts that are computed again when they are needed."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property

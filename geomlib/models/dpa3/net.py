@@ -15,8 +15,8 @@ from geomlib.graphs.spec import GraphSpec
 from geomlib.models.base import Net
 from geomlib.models.dpa3.block import BlockOptions, LineGraphBlock
 from geomlib.models.dpa3.config import check_config, plain
-from geomlib.models.dpa3.execution import Execution
 from geomlib.models.dpa3.embedding import IndexEmbedding, TypeEmbedding
+from geomlib.models.dpa3.execution import Execution
 from geomlib.models.dpa3.fitting import EnergyFitting
 from geomlib.models.dpa3.geometry import GeometryOptions, build_geometry
 from geomlib.models.dpa3.initialization import initialize

@@ -1,12 +1,14 @@
 """Cuts of a batch into groups of atoms with their bonds and angles, which a block of DPA3 can update on their own."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from geomlib.models.dpa3.geometry import Geometry
+from geomlib.nn.moments import Neighborhoods
 from geomlib.nn.recompute import Rows
 
 __all__ = ["Part", "cut", "whole"]
@@ -40,6 +42,11 @@ class Part:
     source: Int[Tensor, " angles"]
     target: Int[Tensor, " angles"]
     rows: dict[str, Rows]
+
+    @cached_property
+    def neighborhoods(self) -> Neighborhoods:
+        """Edges by their centre."""
+        return Neighborhoods(self.center, self.neighbor, self.nodes, self.edges if self.rows else self.nodes)
 
 
 def whole(geometry: Geometry) -> Part:
