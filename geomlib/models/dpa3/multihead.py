@@ -149,19 +149,22 @@ class MultiHeadDPA3(DPA3):
         first = nets[names[0]]
         states = {name: nets[name].state_dict() for name in names}
 
-        def same(key: str) -> bool:
-            values = [state[key] for state in states.values() if key in state]
-            return len(values) == len(names) and all(torch.equal(value, values[0]) for value in values)
+        def same(key: str, name: str) -> bool:
+            values = states[names[0]].get(key), states[name].get(key)
+            return values[0] is not None and values[1] is not None and torch.equal(values[0], values[1])
 
-        for name in names:
+        for name in names[1:]:
             config, reference = nets[name].config, first.config
             odd = [key for key in reference if key not in _OF_A_HEAD and config.get(key) != reference[key]]
-            odd += [key for key in states[name] if not key.startswith(("fitting.", "energy_bias")) and not same(key)]
+            own = ("fitting.", "energy_bias")
+            odd += [key for key in states[name] if not key.startswith(own) and not same(key, name)]
             if odd:
                 raise ConfigError(f"heads {names[0]} and {name} don't share a descriptor: they differ in '{odd[0]}'")
         width = first.config["dataset_encoding"]
         of_fitting = {key for state in states.values() for key in state if key.startswith("fitting.")}
-        shared = width >= len(names) and all(same(key) for key in of_fitting - {"fitting.dataset_code"})
+        shared = width >= len(names) and all(
+            same(key, name) for key in of_fitting - {"fitting.dataset_code"} for name in names
+        )
         config = {**first.config, "dataset_encoding": width if shared else 0}
         layers = {} if shared else {name: nets[name].config["fitting_layers"] for name in names}
         net = cls(names, fitting="shared" if shared else "separate", head_fitting_layers=layers, **config)
