@@ -40,6 +40,7 @@ def message_step(
     of_source: Float[Tensor, "sources out"],
     weight: Float[Tensor, "weights 1"] | None,
     residual: Float[Tensor, " in"] | None,
+    carry: Float[Tensor, "new in"] | None,
     graph: MessageGraph,
     activation: Activation,
     messages: int,
@@ -62,6 +63,8 @@ def message_step(
         of_source: s, what sources contribute.
         weight: of each edge, or of each source; needed where there are messages.
         residual: if given, it multiplies the update, and the edge is added.
+        carry: makes of the edge what is added; the edge itself if not given. Edges of one number can so become
+            features without being expanded before.
         graph: who sends to whom.
         activation: σ.
         messages: number of columns that are messages; 0 for none.
@@ -72,8 +75,8 @@ def message_step(
     """
     plan = _Plan(graph, activation, messages, len(matrix) - messages, derivative_scope())
     if recompute:
-        return _Step.apply(plan, edge, matrix, of_target, of_source, weight, residual)
-    return _step(plan, edge, matrix, of_target, of_source, weight, residual)
+        return _Step.apply(plan, edge, matrix, of_target, of_source, weight, residual, carry)
+    return _step(plan, edge, matrix, of_target, of_source, weight, residual, carry)
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ def _step(
     of_source: Tensor,
     weight: Tensor | None,
     residual: Tensor | None,
+    carry: Tensor | None,
 ) -> tuple[Tensor, ...]:
     y = plan.activation(_linear(edge, matrix, of_target, of_source, plan.graph.target, plan.graph.source))
     message, update = y.split([plan.messages, plan.updates], dim=1)
@@ -122,8 +126,12 @@ def _step(
             weight = weight.index_select(0, plan.graph.source)
         results.append(segment_sum(weight * message, plan.graph.target, len(of_target)))
     if plan.updates:
-        results.append(update if residual is None else torch.addcmul(edge, residual, update))
+        results.append(update if residual is None else torch.addcmul(_carried(edge, carry), residual, update))
     return tuple(results)
+
+
+def _carried(edge: Tensor, carry: Tensor | None) -> Tensor:
+    return edge if carry is None else edge @ carry.mT
 
 
 def _linear(
@@ -145,6 +153,7 @@ class _Step(torch.autograd.Function):
         of_source: Tensor,
         weight: Tensor | None,
         residual: Tensor | None,
+        carry: Tensor | None,
     ) -> tuple[Tensor, ...]:
         m = plan.messages
         sums = of_target.new_zeros(len(of_target), m)
@@ -154,7 +163,7 @@ class _Step(torch.autograd.Function):
             if weight is not None:
                 sums.index_add_(0, target, y[:, :m] * plan.weights(weight, rows, source))
             if residual is not None:
-                torch.addcmul(edge[rows], residual, y[:, m:], out=new_edge[rows])
+                torch.addcmul(_carried(edge[rows], carry), residual, y[:, m:], out=new_edge[rows])
             elif plan.updates:
                 new_edge[rows] = y[:, m:]
         return tuple(([sums] if m else []) + ([new_edge] if plan.updates else []))
@@ -169,12 +178,12 @@ class _Step(torch.autograd.Function):
         sums_grad, edge_grad = ctx.plan.outputs(grads)
         wanted = list(ctx.needs_input_grad[1:])
         if not ctx.plan.scope.parameters:
-            wanted[1] = wanted[5] = False
+            wanted[1] = wanted[5] = wanted[6] = False
         return None, *_StepGradient.apply(ctx.plan, wanted, sums_grad, edge_grad, *ctx.saved_tensors)
 
 
 class _StepGradient(torch.autograd.Function):
-    """Gradients of the six inputs of `_Step`."""
+    """Gradients of the seven inputs of `_Step`."""
 
     @staticmethod
     def forward(
@@ -188,6 +197,7 @@ class _StepGradient(torch.autograd.Function):
         of_source: Tensor,
         weight: Tensor | None,
         residual: Tensor | None,
+        carry: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
         m = plan.messages
         by_edge = torch.empty_like(edge)
@@ -197,6 +207,7 @@ class _StepGradient(torch.autograd.Function):
         if by_weight is not None and plan.graph.weight_of_source:
             by_weight.zero_()
         by_residual = torch.zeros_like(residual) if residual is not None and wanted[5] else None
+        by_carry = torch.zeros_like(carry) if carry is not None and wanted[6] else None
         for rows, target, source in plan.chunks(len(edge)):
             x = edge[rows]
             at = plan.activation.at(_linear(x, matrix, of_target, of_source, target, source))
@@ -214,15 +225,16 @@ class _StepGradient(torch.autograd.Function):
             elif edge_grad is not None:
                 by_y[:, m:] = edge_grad[rows]
             by_x = at.times_slope(by_y)
+            torch.mm(by_x, matrix, out=by_edge[rows])
             if edge_grad is not None and residual is not None:
-                torch.addmm(edge_grad[rows], by_x, matrix, out=by_edge[rows])
-            else:
-                torch.mm(by_x, matrix, out=by_edge[rows])
+                by_edge[rows] += edge_grad[rows] if carry is None else edge_grad[rows] @ carry
+                if by_carry is not None:
+                    by_carry.addmm_(edge_grad[rows].mT, x)
             by_target.index_add_(0, target, by_x)
             by_source.index_add_(0, source, by_x)
             if by_matrix is not None:
                 by_matrix.addmm_(by_x.mT, x)
-        return by_edge, by_matrix, by_target, by_source, by_weight, by_residual
+        return by_edge, by_matrix, by_target, by_source, by_weight, by_residual, by_carry
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
@@ -239,14 +251,15 @@ class _StepGradient(torch.autograd.Function):
         gradients is the change of the step's outputs in that direction.
         """
         plan, m = ctx.plan, ctx.plan.messages
-        sums_grad, edge_grad, edge, matrix, of_target, of_source, weight, residual = ctx.saved_tensors
-        d_edge, d_matrix, d_target, d_source, d_weight, d_residual = directions
+        sums_grad, edge_grad, edge, matrix, of_target, of_source, weight, residual, carry = ctx.saved_tensors
+        d_edge, d_matrix, d_target, d_source, d_weight, d_residual, d_carry = directions
         by_sums = None if sums_grad is None else torch.zeros_like(sums_grad)
         by_edge_grad = None if edge_grad is None else torch.empty_like(edge_grad)
         by_edge, by_matrix = torch.empty_like(edge), torch.zeros_like(matrix)
         by_target, by_source = torch.zeros_like(of_target), torch.zeros_like(of_source)
         by_weight = None if weight is None else torch.zeros_like(weight)
         by_residual = None if residual is None else torch.zeros_like(residual)
+        by_carry = None if carry is None else torch.zeros_like(carry)
         for rows, target, source in plan.chunks(len(edge)):
             x = edge[rows]
             y, slope, curve = plan.activation.at(_linear(x, matrix, of_target, of_source, target, source)).derivatives()
@@ -271,7 +284,11 @@ class _StepGradient(torch.autograd.Function):
                 change_edge = torch.mul(change_y[:, m:], residual, out=by_edge_grad[rows])
                 by_residual += (edge_grad[rows] * change_y[:, m:]).sum(0)
                 if d_edge is not None:
-                    change_edge += d_edge[rows]
+                    change_edge += _carried(d_edge[rows], carry)
+                    if by_carry is not None:
+                        by_carry.addmm_(edge_grad[rows].mT, d_edge[rows])
+                if d_carry is not None:
+                    change_edge.addmm_(x, d_carry.mT)
                 if d_residual is not None and extra is not None:
                     change_edge.addcmul_(y[:, m:], d_residual)
                     torch.mul(edge_grad[rows], d_residual, out=extra[:, m:])
@@ -290,7 +307,10 @@ class _StepGradient(torch.autograd.Function):
                 by_matrix.addmm_(by_x.mT, d_edge[rows])
             if d_matrix is not None:
                 by_edge[rows].addmm_(by_x, d_matrix)
-        return None, None, by_sums, by_edge_grad, by_edge, by_matrix, by_target, by_source, by_weight, by_residual
+            if d_carry is not None and edge_grad is not None:
+                by_edge[rows].addmm_(edge_grad[rows], d_carry)
+        by_inputs = (by_edge, by_matrix, by_target, by_source, by_weight, by_residual, by_carry)
+        return None, None, by_sums, by_edge_grad, *by_inputs
 
 
 def _change(

@@ -236,6 +236,7 @@ class LineGraphBlock(nn.Module):
             values["of_neighbor"][:, columns],
             values["weight"] if to_node else None,
             values.get("edge_residual_0") if to_edge else None,
+            None,
             MessageGraph(part.center, part.neighbor),
             self.activation,
             width if to_node else 0,
@@ -264,32 +265,36 @@ class LineGraphBlock(nn.Module):
         short = short[:, : self.options.angle_edge_dim]
         of_target = functional.linear(short, values["by_target"][columns])
         of_center = values["angle_of_center"][:, columns].index_select(0, part.short_center)
-        angle = self._angle(part, values)
+        angle, embedding = values.get("angle"), None
+        by_angle = values["by_angle"][columns]
+        if angle is None:  # in the first block the features are a linear map of the cosines
+            angle, embedding = self._cosines(part, values["short_direction"]), values["angle_embedding"]
+            by_angle = by_angle @ embedding
         results = message_step(
             angle,
-            values["by_angle"][columns],
+            by_angle,
             of_target + of_center,
             functional.linear(short, values["by_source"][columns]),
             values["switch"] if to_edge else None,
             values.get("angle_residual_0") if to_angle else None,
+            embedding,
             MessageGraph(part.target, part.source, weight_of_source=True),
             self.activation,
             width if to_edge else 0,
             recompute=fused,
         )
         if to_angle and self.options.update_style != "residual":
-            results = (*results[:-1], self._combine(angle, [results[-1]]))
+            carried = angle if embedding is None else angle @ embedding.mT
+            results = (*results[:-1], self._combine(carried, [results[-1]]))
         if to_edge:
             results = (results[0] * (values["switch"] * self.options.angle_count**-0.5), *results[1:])
         return results
 
-    def _angle(self, part: Part, values: Mapping[str, Tensor]) -> Tensor:
-        """Angle features; those of the first block are a linear map of the cosines."""
-        if "angle" in values:
-            return values["angle"]
-        direction = values["short_direction"]
+    @staticmethod
+    def _cosines(part: Part, direction: Tensor) -> Float[Tensor, "angles 1"]:
+        """Regularised cosines over √π."""
         cosine = direction.index_select(0, part.source) * direction.index_select(0, part.target)
-        return (cosine.sum(1, keepdim=True) * ((1.0 - 1e-6) * math.pi**-0.5)) * values["angle_embedding"].mT
+        return cosine.sum(1, keepdim=True) * ((1.0 - 1e-6) * math.pi**-0.5)
 
     def _angle_to_edge(self, part: Part, values: Mapping[str, Tensor], summed: Tensor, edge: Tensor) -> Tensor:
         """One more map of the angle messages; edges without angles get what σ(bias) gives."""
