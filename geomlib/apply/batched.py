@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
+from ase.stress import full_3x3_to_voigt_6_stress
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,7 +22,7 @@ from geomlib.errors import DataError
 from geomlib.graphs.line import LineGraph
 from geomlib.graphs.radius import RadiusEdges
 
-__all__ = ["Failure", "Member", "Predictions", "StructureBatch", "Waiting", "admit", "fixed_atoms"]
+__all__ = ["Failure", "Member", "Predictions", "StructureBatch", "Waiting", "admit", "fixed_atoms", "frame_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,3 +362,20 @@ class Waiting:
 
 def _kind(atoms: Atoms) -> tuple[bool, ...]:
     return tuple(key in atoms.info for key in ("charge", "spin"))
+
+
+def frame_of(batch: StructureBatch, position: int, predictions: Predictions) -> Atoms:
+    """One structure of a batch as it is now, with energy, forces and, where there is one, stress."""
+    nodes = batch.node_slice(position)
+    frame: Atoms = batch.members[position].atoms.copy()
+    frame.set_cell(batch.cell[position].cpu().numpy())
+    frame.set_positions(batch.pos[nodes].cpu().numpy(), apply_constraint=False)
+    results = {
+        "energy": float(predictions.energy[position]),
+        "forces": predictions.forces[nodes].cpu().numpy(),
+    }
+    if frame.pbc.any() and frame.cell.rank == 3:
+        virial = predictions.virial[position].cpu().numpy()
+        results["stress"] = full_3x3_to_voigt_6_stress(-virial / abs(frame.cell.volume))
+    frame.calc = SinglePointCalculator(frame, **results)
+    return frame

@@ -7,13 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from ase import Atoms, units
-from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read
-from ase.stress import full_3x3_to_voigt_6_stress
 from torch import Tensor
 
 from geomlib.apply.ase import Calculator
-from geomlib.apply.batched import Failure, Member, Predictions, StructureBatch, Waiting
+from geomlib.apply.batched import Failure, Member, Predictions, StructureBatch, Waiting, frame_of
 from geomlib.apply.batched_cell import CellCoordinates
 from geomlib.apply.batched_optimizers import BATCHED_OPTIMIZERS, longest_row
 from geomlib.apply.budget import Budget
@@ -321,20 +319,3 @@ class BatchedRelaxation:
             max_stress=stress,
             volume_change=abs(final.cell.volume) / volume - 1.0 if volume > 0 else None,
         )
-
-
-def frame_of(batch: StructureBatch, position: int, predictions: Predictions) -> Atoms:
-    """One structure of a batch as it is now, with energy, forces and, where there is one, stress."""
-    nodes = batch.node_slice(position)
-    frame: Atoms = batch.members[position].atoms.copy()
-    frame.set_cell(batch.cell[position].cpu().numpy())
-    frame.set_positions(batch.pos[nodes].cpu().numpy(), apply_constraint=False)
-    results = {
-        "energy": float(predictions.energy[position]),
-        "forces": predictions.forces[nodes].cpu().numpy(),
-    }
-    if frame.pbc.any() and frame.cell.rank == 3:
-        virial = predictions.virial[position].cpu().numpy()
-        results["stress"] = full_3x3_to_voigt_6_stress(-virial / abs(frame.cell.volume))
-    frame.calc = SinglePointCalculator(frame, **results)
-    return frame

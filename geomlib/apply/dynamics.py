@@ -195,6 +195,12 @@ class Simulation:
         summary = summarize(records, len(self.atoms), self.trajectory, seconds)
         return replace(summary, stopped_at_deviation=stopped, selected=None if selection is None else selection.count)
 
+    def record(self) -> None:
+        """Write frame, log and state of the structure as it is now, for whoever moves it in place of `run`."""
+        with _Writer(self) as writer:
+            self._record(writer, None, None)
+            self._keep = writer.ends
+
     def _deviation(self) -> ModelDeviation | None:
         """Of the structure as it is now; None if the calculator is no committee."""
         self.atoms.get_potential_energy()  # the structure may have changed since the last evaluation
