@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geomlib.errors import ConfigError
 from geomlib.models.dpa3.net import DPA3
 
 __all__ = ["with_code_width", "with_elements", "without_code"]
@@ -58,9 +59,14 @@ def _embedding(net: DPA3, target: DPA3, new_rows: Tensor, old_rows: Tensor) -> T
 
 @torch.no_grad()
 def without_code(net: DPA3) -> DPA3:
-    """A copy of a net whose dataset code is part of a bias instead of an input of the fitting net."""
+    """A copy of a net whose dataset code is part of a bias instead of an input of the fitting net.
+
+    Raises:
+        ConfigError: the first layer of the fitting net has a shortcut with one of the input widths.
+    """
     if not net.config["dataset_encoding"]:
         return _like(net, net.config, net.state_dict())
+    _check_shortcut(net, 0)
     state = dict(net.state_dict())
     code = state.pop("fitting.dataset_code")
     first = "fitting.layers.0"
@@ -73,13 +79,30 @@ def without_code(net: DPA3) -> DPA3:
 
 @torch.no_grad()
 def with_code_width(net: DPA3, width: int) -> DPA3:
-    """A copy of a net with a dataset code of this width, zero and without effect, in place of the one that it has."""
+    """A copy of a net with a dataset code of this width, zero and without effect, in place of the one that it has.
+
+    Raises:
+        ConfigError: the first layer of the fitting net has a shortcut with one of the input widths.
+    """
+    _check_shortcut(net, width)
     plain = without_code(net)
     state = dict(plain.state_dict())
     weight = state["fitting.layers.0.weight"]
     state["fitting.layers.0.weight"] = torch.cat([weight, weight.new_zeros(len(weight), width)], dim=1)
     state["fitting.dataset_code"] = weight.new_zeros(width)
     return _like(net, {**net.config, "dataset_encoding": width}, state)
+
+
+def _check_shortcut(net: DPA3, width: int) -> None:
+    """A layer with a shortcut adds its input, so the input can't grow or shrink without another result."""
+    out, before = net.fitting.layers[0].weight.shape  # type: ignore[misc]
+    after = before - net.config["dataset_encoding"] + width
+    if before != after and any(out in (size, 2 * size) for size in (before, after)):
+        raise ConfigError(
+            f"a fitting net whose first layer is {before} to {out} wide can't be carried over to an "
+            f"input of {after}, with another dataset code: one of the two has a shortcut; start from a random fitting "
+            "net, or choose another fitting_layers"
+        )
 
 
 def _like(net: DPA3, config: dict[str, Any], state: dict[str, Tensor] | None = None) -> DPA3:
