@@ -53,6 +53,8 @@ SECTIONS = {
     "excluded pairs": ({}, {"exclude_types": [[0, 1], [2, 2]]}, {}, {}),
     "excluded by the model": ({}, {}, {}, {"atom_exclude_types": [1], "pair_exclude_types": [[1, 2]]}),
     "parameters": ({}, {}, {"numb_fparam": 2, "numb_aparam": 3, "dim_case_embd": 2}, {}),
+    "nearest neighbours only": ({"e_sel": 9, "a_sel": 4}, {}, {}, {}),
+    "nearest of fixed": ({**FIXED, "e_sel": 9, "a_sel": 4}, {"exclude_types": [[0, 1]]}, {}, {}),
     "residual types": ({"n_dim": 6}, {}, {"neuron": [6, 12, 12]}, {}),
 }
 EXPORTED = {
