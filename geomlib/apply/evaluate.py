@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from geomlib.apply.ase import Calculator
 from geomlib.apply.budget import Budget
+from geomlib.apply.calibration import Calibration, ForceUncertainty, calibration
+from geomlib.apply.committee import model_deviation
 from geomlib.apply.trajectory import TrajectoryFile
 from geomlib.data.atoms import to_atoms
 from geomlib.data.elements import SYMBOLS
@@ -20,7 +22,7 @@ from geomlib.data.graph import GraphData
 from geomlib.data.stores import Store
 from geomlib.errors import DataError
 
-__all__ = ["SCALES", "Errors", "Evaluation", "errors_of", "evaluate"]
+__all__ = ["SCALES", "Errors", "Evaluation", "Pairs", "errors_of", "evaluate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +53,16 @@ class Evaluation:
         errors: by quantity: `energy` (per atom), `forces` and `stress` (components); only what the data has.
         forces_by_element: errors of the forces on the atoms of each element.
         skipped: (where, why) of structures that could not be used.
+        uncertainty: of a committee, how its deviation compares with the errors of its forces; else None.
+        pairs: what was compared, item by item.
     """
 
     structures: int
     errors: dict[str, Errors]
     forces_by_element: dict[str, Errors]
     skipped: list[tuple[str, str]]
+    uncertainty: Calibration | None
+    pairs: "Pairs"
 
 
 SCALES = {"energy": (1e3, "meV/atom"), "forces": (1e3, "meV/Å"), "stress": (160.21766208, "GPa")}
@@ -64,14 +70,23 @@ SCALES = {"energy": (1e3, "meV/atom"), "forces": (1e3, "meV/Å"), "stress": (160
 
 
 @dataclass(slots=True)
-class _Pairs:
-    """Labels and predictions so far."""
+class Pairs:
+    """Labels and predictions so far, an array of each structure that has the label.
+
+    Attributes:
+        labels: by key of `SCALES`, in internal units; energies per atom.
+        predictions: the same.
+        numbers: atomic numbers of the structures with forces.
+        deviations: model deviation of their forces [atoms, eV/Å], if a committee predicted them.
+    """
 
     labels: dict[str, list[NDArray[np.float64]]] = field(default_factory=lambda: {name: [] for name in SCALES})
     predictions: dict[str, list[NDArray[np.float64]]] = field(default_factory=lambda: {name: [] for name in SCALES})
     numbers: list[NDArray[np.int64]] = field(default_factory=list)
+    deviations: list[NDArray[np.float64]] = field(default_factory=list)
 
     def add(self, atoms: Atoms, labels: dict[str, Any], results: dict[str, Any]) -> None:
+        """Add what can be compared of a structure."""
         for name, value in labels.items():
             if name not in results:
                 continue
@@ -82,6 +97,15 @@ class _Pairs:
             self.predictions[name].append(np.atleast_1d(predicted / scale))
             if name == "forces":
                 self.numbers.append(atoms.numbers)
+                if "forces_std" in results:
+                    self.deviations.append(model_deviation(results).forces)
+
+    def uncertainty(self) -> ForceUncertainty | None:
+        """Deviation beside error of all forces; None without a committee or labels."""
+        if not self.deviations:
+            return None
+        error = np.concatenate(self.predictions["forces"]) - np.concatenate(self.labels["forces"])
+        return ForceUncertainty(np.concatenate(self.deviations), error, np.array([len(row) for row in self.numbers]))
 
 
 def evaluate(
@@ -93,7 +117,8 @@ def evaluate(
 ) -> Evaluation:
     """Compare a potential with labels.
 
-    A structure that can't be used (unknown element, a position or label that is no number, a prediction that is not
+    With a committee it is the mean that is compared, and its model deviation with the errors of the forces. A structure
+    that can't be used (unknown element, a position or label that is no number, a prediction that is not
     finite) is skipped and listed. Where a structure has a virial and no stress, its stress is −virial/volume.
 
     Args:
@@ -101,13 +126,14 @@ def evaluate(
         store: with at least one of energy, forces, stress, virial.
         max_atoms: a batch holds at most so many atoms, or `"auto"` for what memory and speed allow.
         output: extended XYZ file for the structures with predictions; labels stand beside them as `reference_energy`,
-            `reference_forces`, `reference_stress`.
+            `reference_forces`, `reference_stress`, and of a committee the columns of the model deviation and the array
+            `force_deviation`.
         progress: called with the number of structures done and their total.
 
     Raises:
         DataError: no structure could be used, or none has a label.
     """
-    pairs, skipped = _Pairs(), list[tuple[str, str]]()
+    pairs, skipped = Pairs(), list[tuple[str, str]]()
     used = 0
     writer = None if output is None else TrajectoryFile(output)
     budget = Budget.of(max_atoms)
@@ -130,7 +156,9 @@ def evaluate(
         raise DataError(
             f"the data has no energy, forces, stress or virial to compare with; it has {list(store.fields)}"
         )
-    return Evaluation(used, errors, _by_element(pairs), skipped)
+    uncertainty = pairs.uncertainty()
+    found = None if uncertainty is None else calibration(uncertainty)
+    return Evaluation(used, errors, _by_element(pairs), skipped, found, pairs)
 
 
 _READ_AHEAD = 8192
@@ -223,6 +251,10 @@ def _with_predictions(atoms: Atoms, labels: dict[str, Any], results: dict[str, A
             frame.set_array("reference_forces", value)
         else:
             frame.info[f"reference_{name}"] = value
+    if "forces_std" in results:
+        deviation = model_deviation(results)
+        frame.info.update(deviation.columns())
+        frame.set_array("force_deviation", deviation.forces)
     kept = {name: results[name] for name in ("energy", "forces", "stress") if name in results}
     frame.calc = SinglePointCalculator(frame, **kept)
     return frame
@@ -248,7 +280,7 @@ def errors_of(labels: list[NDArray[np.float64]], predictions: list[NDArray[np.fl
     )
 
 
-def _by_element(pairs: _Pairs) -> dict[str, Errors]:
+def _by_element(pairs: Pairs) -> dict[str, Errors]:
     if not pairs.numbers:
         return {}
     numbers = np.concatenate(pairs.numbers)

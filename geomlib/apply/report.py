@@ -15,17 +15,18 @@ from typing import Any
 import numpy as np
 
 from geomlib import __version__
-from geomlib.apply.evaluate import errors_of
+from geomlib.apply.evaluate import Evaluation, errors_of
 from geomlib.apply.past_simulation import PastSimulation, find_simulations
 from geomlib.apply.report_dynamics import dynamics_section
 from geomlib.apply.report_parts import Fact, Section, facts, figure_card, note, number, table
 from geomlib.apply.report_plots import element_plot, learning_curve, parity_plot
+from geomlib.apply.report_uncertainty import uncertainty_section
 from geomlib.apply.run_folder import QUANTITIES, Comparison, Curve, RunFolder, read_run
 from geomlib.data.elements import SYMBOLS
 from geomlib.data.fields import FIELDS
 from geomlib.errors import ConfigError
 
-__all__ = ["write_report"]
+__all__ = ["write_evaluation", "write_report"]
 
 
 def write_report(
@@ -64,26 +65,65 @@ def write_report(
     if folder is not None and folder.is_empty and not found:
         raise ConfigError(f"{given}: is no run folder and holds no simulation; a fit makes runs/NAME/version_N")
     file = file if output is None else Path(output)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(_page(folder, found), encoding="utf-8")
+    missing = list(folder.missing) if folder is not None else []
+    if not found:
+        missing.append("No simulation lies in the folder; 'geomlib md' with its output there, or --md, adds one.")
+    kind = "Training report" if folder is not None else "Simulation report"
+    headline = [] if folder is None else list(_headline(folder))
+    title = folder.name if folder is not None else found[0].trajectory.name
+    _write(file, _page(title, kind, headline, folder, found, missing))
     return file
 
 
-def _page(run: RunFolder | None, simulations: Sequence[PastSimulation]) -> str:
+def write_evaluation(result: Evaluation, output: str | os.PathLike[str], title: str) -> Path:
+    """Write the figures of an evaluation: parity, errors by element, and of a committee its calibration.
+
+    Args:
+        result: of `geomlib.apply.evaluate.evaluate`.
+        output: HTML file.
+        title: of the page.
+    """
+    pairs, file = result.pairs, Path(output)
+    comparisons = [
+        Comparison(
+            name,
+            (np.stack if name == "stress" else np.concatenate)(pairs.labels[name]),
+            (np.stack if name == "stress" else np.concatenate)(pairs.predictions[name]),
+            np.concatenate(pairs.numbers) if name == "forces" else None,
+        )
+        for name in result.errors
+    ]
+    run = RunFolder(file, comparisons=comparisons, uncertainty=pairs.uncertainty())
+    headline = [Fact(f"{name.capitalize()} MAE", number(row.mae), row.unit) for name, row in result.errors.items()]
+    missing = [
+        f"{len(result.skipped)} structures could not be used; {where}: {why}" for where, why in result.skipped[:1]
+    ]
+    _write(file, _page(title, f"{result.structures:,} structures", headline, run, (), missing))
+    return file
+
+
+def _write(file: Path, page: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(page, encoding="utf-8")
+
+
+def _page(
+    title: str,
+    kind: str,
+    headline: list[Fact],
+    run: RunFolder | None,
+    simulations: Sequence[PastSimulation],
+    missing: Sequence[str],
+) -> str:
     sections = list(_run_sections(run)) if run is not None else []
     dynamics = [dynamics_section(simulation, index) for index, simulation in enumerate(simulations)]
     sections += [section for section, _ in dynamics]
     if run is not None and run.recipe is not None:
         recipe = f"<details><summary>config.yaml</summary><pre>{escape(run.recipe)}</pre></details>"
         sections.append(Section("recipe", "Recipe", f'<div class="card">{recipe}</div>'))
-    missing = list(run.missing) if run is not None else []
-    if not simulations:
-        missing.append("No simulation lies in the folder; 'geomlib md' with its output there, or --md, adds one.")
-    headline = [*(_headline(run) if run is not None else ()), *(fact for _, fact in dynamics if fact is not None)]
-    title = run.name if run is not None else simulations[0].trajectory.name
+    headline = [*headline, *(fact for _, fact in dynamics if fact is not None)]
     now = datetime.now().astimezone()
     links = "".join(f'<a href="#{section.id}">{escape(section.title)}</a>' for section in sections)
-    kind = "Training report" if run is not None else "Simulation report"
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -154,6 +194,8 @@ def _run_sections(run: RunFolder) -> Iterator[Section]:
     forces = next((row for row in run.comparisons if row.name == "forces"), None)
     if forces is not None:
         yield Section("elements", "Error by element", _by_element(forces))
+    if run.uncertainty is not None:
+        yield uncertainty_section(run.uncertainty)
 
 
 def _extent(comparison: Comparison) -> str:
@@ -163,6 +205,8 @@ def _extent(comparison: Comparison) -> str:
 
 
 def _model_facts(manifest: Mapping[str, Any]) -> Iterator[Fact]:
+    if manifest.get("members"):
+        yield Fact("committee", f"{manifest['members']} members")
     yield Fact("family", f"{manifest['family']}, version {manifest['family_version']}")
     if "parameters" in manifest:
         yield Fact("parameters", f"{manifest['parameters']:,}")

@@ -9,7 +9,7 @@ from ase import Atoms
 from geomlib.apply.past_simulation import PastSimulation
 from geomlib.apply.rdf import radial_distributions
 from geomlib.apply.report_parts import Fact, Section, facts, figure_card, note, number
-from geomlib.apply.report_plots import energy_plot, radial_plot, temperature_plot
+from geomlib.apply.report_plots import deviation_plot, energy_plot, radial_plot, temperature_plot
 from geomlib.apply.simulation_log import DynamicsSummary, summarize
 from geomlib.errors import DataError
 
@@ -84,6 +84,8 @@ def _courses(simulation: PastSimulation, summary: DynamicsSummary, atoms: int, i
         title = "total energy" if constant_energy or not conserved else "conserved energy"
         energy = 1e3 * (columns[source] - columns[source][0]) / atoms
         cards.append(figure_card(energy_plot(time, energy, str(index), title, summary.drift_meV_per_atom_per_ps)))
+    if "max_devi_f" in columns:
+        cards.append(figure_card(deviation_plot(time, columns["max_devi_f"], columns["avg_devi_f"], str(index))))
     return f'<div class="grid spaced">{"".join(cards)}</div>'
 
 

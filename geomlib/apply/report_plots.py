@@ -11,6 +11,7 @@ from geomlib.apply.run_folder import QUANTITIES, Comparison, Curve
 from geomlib.apply.vector_graphics import INK, MUTED, SERIES, density_or_points, figure, plain_log_axis, to_svg
 
 __all__ = [
+    "deviation_plot",
     "element_plot",
     "energy_plot",
     "learning_curve",
@@ -138,6 +139,19 @@ def energy_plot(
         axes.set(xlabel="time [ps]", ylabel="change [meV/atom]")
         axes.set_title(title)
         return to_svg(drawing, f"energy-{name}", f"{title}, against time")
+
+
+def deviation_plot(
+    time_ps: NDArray[np.float64], largest: NDArray[np.float64], mean: NDArray[np.float64], name: str
+) -> str:
+    """Model deviation of forces against time: of the atom with the largest, and the mean over atoms [eV/Å]."""
+    with figure(4.3, 2.7) as (drawing, (axes,)):
+        axes.plot(time_ps, largest, color=SERIES[0], linewidth=1.0, label="largest")
+        axes.plot(time_ps, mean, color=SERIES[1], linewidth=1.0, label="mean")
+        axes.set(xlabel="time [ps]", ylabel="deviation [eV/Å]", ylim=(0, None))
+        axes.set_title(f"model deviation of forces, at most {largest.max():.2g} eV/Å")
+        axes.legend()
+        return to_svg(drawing, f"deviation-{name}", "Model deviation of forces against time")
 
 
 def radial_plot(found: RadialDistribution, name: str) -> str:

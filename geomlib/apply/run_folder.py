@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geomlib.apply.calibration import ForceUncertainty
 from geomlib.apply.evaluate import SCALES
 from geomlib.errors import ConfigError, FileFormatError
+from geomlib.files.committee import COMMITTEE_FILE, read_committee
 from geomlib.files.header import read_manifest
 
 __all__ = ["QUANTITIES", "Comparison", "Curve", "RunFolder", "TestErrors", "read_run"]
@@ -89,6 +91,7 @@ class RunFolder:
         curves: name of a logged number → its course.
         test: errors on the test set.
         comparisons: labels and predictions of the test set.
+        uncertainty: of a committee, deviations and errors of the forces of the test set.
         manifest: of the model file.
         missing: what is not there and what would make it.
     """
@@ -98,6 +101,7 @@ class RunFolder:
     curves: dict[str, Curve] = field(default_factory=dict)
     test: TestErrors | None = None
     comparisons: list[Comparison] = field(default_factory=list)
+    uncertainty: ForceUncertainty | None = None
     manifest: dict[str, Any] | None = None
     missing: list[str] = field(default_factory=list)
 
@@ -124,15 +128,22 @@ def read_run(path: str | os.PathLike[str]) -> RunFolder:
     run = RunFolder(Path(path))
     if not run.path.is_dir():
         raise ConfigError(f"{run.path}: is no run folder")
-    for name, consequence in _CONSEQUENCES.items():
-        file = run.path / name
+    files = {name: run.path / name for name in _CONSEQUENCES}
+    members = read_committee(run.path / COMMITTEE_FILE) if (run.path / COMMITTEE_FILE).is_file() else []
+    if members:  # one recipe and one kind of model for all; the learning curves are each member's own
+        files |= {"config.yaml": run.path / "recipe.yaml", "model.safetensors": members[0]}
+        del files["metrics.csv"]
+    for name, file in files.items():
+        consequence = _CONSEQUENCES[name]
         if not file.is_file():
-            run.missing.append(f"{name} is missing, {consequence}.")
+            run.missing.append(f"{file.name} is missing, {consequence}.")
             continue
         try:
             _READERS[name](run, file)
         except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
             raise FileFormatError(f"{file}: is damaged: {' '.join(str(error).split())}") from None
+    if members and run.manifest is not None:
+        run.manifest = {**run.manifest, "members": len(members)}
     return run
 
 
@@ -188,6 +199,11 @@ def _read_predictions(run: RunFolder, file: Path) -> None:
         numbers = arrays["atomic_number"][known] if name == "forces" else None
         if known.any():
             run.comparisons.append(Comparison(name, label[known], prediction[known], numbers))
+        if name == "forces" and known.any() and "force_deviation" in arrays:
+            owner = np.repeat(np.arange(len(atoms)), arrays["n_atoms"])
+            sizes = np.bincount(owner[known], minlength=len(atoms))
+            error = prediction[known] - label[known]
+            run.uncertainty = ForceUncertainty(arrays["force_deviation"][known], error, sizes[sizes > 0])
 
 
 _READERS: dict[str, Callable[[RunFolder, Path], None]] = {

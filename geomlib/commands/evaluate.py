@@ -2,15 +2,16 @@
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from geomlib.commands.potential import add_model_arguments, atoms_in_a_batch, make_calculator
 from geomlib.commands.progress import ProgressLine
 from geomlib.errors import ConfigError, DataError, FileFormatError
 
 if TYPE_CHECKING:
+    from geomlib.apply.calibration import Calibration
     from geomlib.apply.evaluate import Evaluation
     from geomlib.data.stores import Store
 
@@ -24,6 +25,7 @@ examples:
   geomlib evaluate model.safetensors test.extxyz
   geomlib evaluate model.safetensors test.extxyz --output predicted.extxyz --json
   geomlib evaluate model.safetensors card:gfn2-molecules --split test
+  geomlib evaluate committee.json test.extxyz --report calibration.html
 """
 
 
@@ -33,6 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("data", metavar="DATA", help="structures with energies, forces or stress")
     parser.add_argument("--output", "-o", metavar="FILE", help="write the structures with predictions here (.extxyz)")
+    parser.add_argument("--report", metavar="FILE", help="write figures here (.html): parity, errors, calibration")
     parser.add_argument("--key", action="append", default=[], metavar="FIELD=KEY", help="name of a label in DATA")
     parser.add_argument("--unit", action="append", default=[], metavar="FIELD=UNIT", help="unit of a label in DATA")
     parser.add_argument("--split", metavar="PART", help="of a data set with a card, e.g. test")
@@ -47,7 +50,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `geomlib evaluate`."""
-    from geomlib.apply.evaluate import evaluate
+    from geomlib.apply.evaluate import Pairs, evaluate
+    from geomlib.apply.report import write_evaluation
 
     keys = _pairs(args.key, "--key")
     store = _open(args.data, keys, _pairs(args.unit, "--unit"), args.split)
@@ -58,11 +62,23 @@ def run(args: argparse.Namespace) -> int:
         line.close()
     for name in keys.keys() & {"energy", "forces", "stress"} - result.errors.keys():
         raise DataError(f"{args.data}: no structure has the label '{keys[name]}' that --key names for '{name}'")
+    if args.report is not None:
+        write_evaluation(result, args.report, args.data)
     if args.json:
-        print(json.dumps({"model": args.model, "data": args.data, "output": args.output, **asdict(result)}))
+        values = asdict(replace(result, pairs=Pairs()))
+        del values["pairs"]
+        values["uncertainty"] = _without_nan(values["uncertainty"])
+        print(json.dumps({"model": args.model, "data": args.data, "output": args.output, **values}))
     else:
         print("\n".join(_report(args, result)))
     return 0
+
+
+def _without_nan(value: Any) -> Any:
+    """For JSON, which has no NaN: correlations that are not defined as null."""
+    if isinstance(value, dict):
+        return {name: _without_nan(row) for name, row in value.items()}
+    return None if isinstance(value, float) and value != value else value
 
 
 def _pairs(words: list[str], option: str) -> dict[str, str]:
@@ -105,12 +121,27 @@ def _report(args: argparse.Namespace, result: "Evaluation") -> list[str]:
         for name, row in rows
     ]
     lines += ["", "spread: standard deviation of the labels, the RMSE of a model that only knows their mean"]
+    if result.uncertainty is not None:
+        lines += _uncertainty(result.uncertainty)
     if result.skipped:
         lines.append(f"skipped, {len(result.skipped)} in all:")
         lines += [f"  {where}: {why}" for where, why in result.skipped[:5]]
         if len(result.skipped) > 5:
             lines.append(f"  and {len(result.skipped) - 5} more (all with --json)")
-    if args.output:
-        lines.append(f"wrote {args.output}")
+    written = [name for name in (args.output, args.report) if name]
+    if written:
+        lines.append(f"wrote {', '.join(written)}")
     lines.append(f"next: geomlib md {args.model} {args.data if Path(args.data).is_file() else 'STRUCTURE'}")
     return lines
+
+
+def _uncertainty(found: "Calibration") -> list[str]:
+    """What the deviation of a committee tells about its errors."""
+    rows = {"by atom": found.atoms, "by structure, largest": found.frames}
+    return [
+        "",
+        f"{'deviation and error of forces':<32}{'Spearman':>10}{'Pearson':>10}{'count':>12}",
+        *(f"  {name:<30}{row.spearman:>10.3f}{row.pearson:>10.3f}{row.count:>12,}" for name, row in rows.items()),
+        f"errors are {found.scale:.2f} × the deviation (ideal: 1), and {100 * found.coverage:.0f} % of the force "
+        "components lie within one standard deviation (ideal: 68 %)",
+    ]
