@@ -228,11 +228,11 @@ def peer_python(arguments: argparse.Namespace) -> str:
 def measure_all(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
     """Every measurement that was asked for."""
     load = os.getloadavg()[0]
-    result: dict[str, Any] = {"gflops": run_child(sys.executable, arguments, "--mode", "rate")["gflops"]}
     sides = {"geomlib": sys.executable}
     if arguments.peer:
         sides["peer"] = peer_python(arguments)
         export_net(arguments, Path(folder) / "model.dp")
+    result: dict[str, Any] = {"gflops": run_child(sys.executable, arguments, "--mode", "rate")["gflops"]}
     rows = {
         (side, mode): run_child(python, arguments, "--mode", mode, "--side", side, "--folder", folder)
         for mode in MODES
@@ -313,6 +313,8 @@ def main() -> None:
     if arguments.mode:
         print(json.dumps(measure_rate(arguments) if arguments.mode == "rate" else measure(arguments)))
         return
+    if arguments.compile and importlib.util.find_spec("geomlib.nn.compiled") is None:
+        raise SystemExit("dpa3.py: --compile: this geomlib has no compiled path")
     arguments.given = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
         result = measure_all(arguments, folder)
