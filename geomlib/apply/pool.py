@@ -1,19 +1,81 @@
 """Choosing from a pool the structures whose labels would teach a committee most."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
 from ase.neighborlist import neighbor_list
 from numpy.typing import NDArray
 
+from geomlib.apply.ase import Calculator
+from geomlib.apply.committee import model_deviation
+from geomlib.apply.selection import unlabelled
 from geomlib.errors import ConfigError, DataError
 
-__all__ = ["pair_fingerprint", "pick"]
+__all__ = ["Choice", "choose", "pair_fingerprint", "pick"]
 
 _REACH = 5.0
 _WIDTH = 0.25
 _SHORTLIST = 5
+_CHUNK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was chosen from a pool.
+
+    Attributes:
+        frames: structures without labels, in the order of the pool; `info` has the columns of the model deviation and
+            `pool_index`, the array `force_deviation` the deviation of each atom [eV/Å].
+        deviation: the largest model deviation of a force of each structure of the pool [eV/Å].
+        candidates: how many were between the limits.
+    """
+
+    frames: list[Atoms]
+    deviation: NDArray[np.float64]
+    candidates: int
+
+
+def choose(
+    committee: Calculator,
+    pool: Sequence[Atoms],
+    count: int,
+    *,
+    between: tuple[float, float] | None = None,
+    diverse: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Choice:
+    """The structures of a pool about which a committee disagrees most.
+
+    Args:
+        committee: of two or more models.
+        pool: candidates.
+        count: how many to choose.
+        between: only those whose largest deviation of a force is between these two [eV/Å].
+        diverse: see `pick`.
+        progress: called with the number of structures done and their total.
+
+    Raises:
+        ConfigError: one model instead of a committee, or arguments out of range.
+        DataError: fewer than `count` structures come into question.
+        UnknownElement: a structure has an element that the committee does not know.
+    """
+    if between is not None and not 0 <= between[0] < between[1]:
+        raise ConfigError(
+            f"between {between[0]} and {between[1]} eV/Å: expected 0 or more, and the second above the first"
+        )
+    deviations = []
+    for start in range(0, len(pool), _CHUNK):
+        deviations += [model_deviation(row) for row in committee.evaluate(pool[start : start + _CHUNK])]
+        if progress is not None:
+            progress(len(deviations), len(pool))
+    largest = np.array([float(row.forces.max()) for row in deviations])
+    low, high = between or (0.0, np.inf)
+    inside = np.flatnonzero((largest >= low) & (largest <= high))
+    chosen = inside[pick([pool[k] for k in inside.tolist()], largest[inside], count, diverse=diverse)]
+    frames = [unlabelled(pool[k], deviations[k], pool_index=k) for k in chosen.tolist()]
+    return Choice(frames, largest, len(inside))
 
 
 def pick(

@@ -14,8 +14,12 @@ _SHOWN = 3000
 def uncertainty_section(forces: ForceUncertainty) -> Section:
     """Correlation, calibration and coverage of a committee's model deviation of forces."""
     found = calibration(forces)
-    if not np.isfinite(found.scale):
-        return Section("uncertainty", "Uncertainty", note(["The members agree exactly: are they the same model?"]))
+    if not (np.isfinite(found.scale) and found.scale > 0):
+        return Section(
+            "uncertainty",
+            "Uncertainty",
+            note(["The members agree exactly, or make no error: there is nothing to compare."]),
+        )
     rows = [
         Fact("Spearman, atoms", f"{found.atoms.spearman:.2f}", below=f"{found.atoms.count:,} forces"),
         Fact("Spearman, structures", f"{found.frames.spearman:.2f}", below="largest deviation and error of each"),
