@@ -246,7 +246,9 @@ class Task(lightning.LightningModule):
         for k, name in enumerate(objective.loss_names):
             meter.add_sums(prefix + name, torch.stack([sums[k].detach(), sums.new_zeros(()), counts[k]]))
         if stage == "train":
-            logged = {f"train/{prefix}{name}": values[k] for k, name in enumerate(objective.loss_names)}
+            logged = {}
+            if not objective.head:  # else Lightning would repeat them at the steps of other heads
+                logged = {f"train/{name}": values[k] for k, name in enumerate(objective.loss_names)}
             logged["train/loss"] = (prefactors * values).sum()
             self.log_dict(logged, on_step=True, on_epoch=False, batch_size=batch.num_graphs)
         return loss, outputs
@@ -352,6 +354,8 @@ class Task(lightning.LightningModule):
             if stage != "train":
                 pairs = zip(objective.terms, losses, strict=True)
                 own["loss"] = sum(term.prefactor(ratio) * value for term, value in pairs)
+            elif objective.head:
+                own |= dict(zip(objective.loss_names, losses, strict=True))
             for name, value in own.items():
                 metrics[f"{stage}/{objective.prefix}{name}"] = value
                 gathered.setdefault(f"{stage}/{name}", []).append(value)
