@@ -8,8 +8,6 @@ from geomlib.apply.vector_graphics import MUTED, SERIES, figure, plain_log_axis,
 
 __all__ = ["calibration_plot", "coverage_plot", "uncertainty_section"]
 
-_SHOWN = 3000
-
 
 def uncertainty_section(forces: ForceUncertainty) -> Section:
     """Correlation, calibration and coverage of a committee's model deviation of forces."""
@@ -47,12 +45,18 @@ def uncertainty_section(forces: ForceUncertainty) -> Section:
     return Section("uncertainty", "Uncertainty", facts(rows) + f'<div class="grid spaced">{"".join(cards)}</div>')
 
 
-def calibration_plot(forces: ForceUncertainty, found: Calibration) -> str:
-    """True error against model deviation, both logarithmic, with bins and the ideal line."""
+def calibration_plot(forces: ForceUncertainty, found: Calibration, points: int = 3000) -> str:
+    """True error against model deviation, both logarithmic, with bins and the ideal line.
+
+    Args:
+        forces: deviations and errors.
+        found: their calibration.
+        points: atoms to draw at most.
+    """
     deviation, error = forces.deviation, np.linalg.norm(forces.error, axis=1)
     seen = (deviation > 0) & (error > 0)
     deviation, error = deviation[seen], error[seen]
-    chosen = np.linspace(0, len(deviation) - 1, min(len(deviation), _SHOWN)).astype(int)
+    chosen = np.linspace(0, len(deviation) - 1, min(len(deviation), points)).astype(int)
     spread, size = binned(forces)
     with figure(4.3, 3.9) as (drawing, (axes,)):
         axes.scatter(deviation[chosen], error[chosen], s=5, color=SERIES[0], alpha=0.25, linewidths=0)
@@ -82,7 +86,7 @@ def coverage_plot(forces: ForceUncertainty) -> str:
         axes.plot(100 * expected, 100 * coverage(forces, expected), color=SERIES[0], label="as it is")
         if np.isfinite(scale):
             scaled = 100 * coverage(second, expected, scale)
-            axes.plot(100 * expected, scaled, color=SERIES[1], label=f"scaled by {scale:.2g}")
+            axes.plot(100 * expected, scaled, color=SERIES[1], label=f"scaled by {scale:.3g}")
         axes.set(xlabel="expected [%]", ylabel="observed [%]", xlim=(0, 100), ylim=(0, 100), aspect="equal")
         axes.set_title("force components within an interval")
         axes.legend(loc="upper left")

@@ -34,6 +34,7 @@ from geomlib import Calculator
 from geomlib.apply.calibration import ForceUncertainty, calibration
 from geomlib.apply.committee import model_deviation
 from geomlib.apply.pool import pick
+from geomlib.apply.report_uncertainty import calibration_plot
 from geomlib.cli import main as geomlib
 from geomlib.data.atoms import from_atoms, to_atoms
 from geomlib.data.cards import CardStore
@@ -152,6 +153,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs=2, default=(600, 400), help="optimizer steps of a fit in each")
     parser.add_argument("--temperature", type=float, default=1000.0, help="of the hot frames, K")
     parser.add_argument("--keep", type=Path, help="folder for the models and hot.extxyz; else they are thrown away")
+    parser.add_argument("--figure", type=Path, help="write the calibration of the hot frames here (.svg)")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -174,6 +176,8 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     result: dict[str, Any] = {"temperature_K": args.temperature, "steps": list(args.steps)}
     if args.members:
         result["committee"] = knowing(tests, folder / "committee", args.members, args.steps[0])
+        if args.figure is not None:
+            draw(predictions(folder / "committee" / "committee.json", hot_test), args.figure)
     rows = [
         learning(repeat, embedded["train"], hot_pool, tests, folder / f"repeat-{repeat}", args.steps[1])
         for repeat in range(args.repeats)
@@ -182,6 +186,19 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     result["cpu_s"], result["wall_s"] = sum(row.ru_utime + row.ru_stime for row in used), time.time() - began
     return result
+
+
+def draw(forces: ForceUncertainty, file: Path) -> None:
+    """The report's plot as a file of its own, with the colours that its page would give it."""
+    colors = {"--ink": "#1b2027", "--muted": "#667080", "--line": "#e1e5ea"}
+    colors |= {"--series-1": "#2f6fb4", "--series-2": "#d1622b"}
+    text = calibration_plot(forces, calibration(forces), points=500)
+    for name, color in colors.items():
+        text = text.replace(f"var({name})", color)
+    names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="430"'
+    style = "<style>text { font-family: sans-serif } rect.page { fill: white }</style>"
+    head, _, rest = text.replace("<svg ", f"<svg {names} ", 1).partition(">")
+    file.write_text(f'{head}>{style}<rect class="page" width="100%" height="100%"/>{rest}\n', encoding="utf-8")
 
 
 def report(result: dict[str, Any]) -> list[str]:
