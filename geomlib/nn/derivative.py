@@ -5,12 +5,13 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from geomlib.data.graph import GraphData
 from geomlib.nn.scope import differentiating_positions
 
-__all__ = ["Derivatives"]
+__all__ = ["Derivatives", "stress_of"]
 
 
 class _EnergyNet(Protocol):
@@ -85,8 +86,13 @@ class Derivatives(nn.Module):
             out = {name: value.detach() for name, value in out.items()}
         out["forces"] = -grad_pos
         out["virial"] = -grad_strain
-        if "cell" in batch and "pbc" in batch:
-            volume = torch.linalg.det(batch.cell).abs()
-            if bool(((volume > 0) & batch.pbc.any(1)).all()):
-                out["stress"] = grad_strain / volume.view(-1, 1, 1)
-        return out
+        stress = stress_of(out["virial"], batch)
+        return out if stress is None else {**out, "stress": stress}
+
+
+def stress_of(virial: Float[Tensor, "graphs 3 3"], batch: GraphData) -> Float[Tensor, "graphs 3 3"] | None:
+    """Stress −virial/|det cell| [eV/Å³]; None unless every graph has a volume and a periodic direction."""
+    if "cell" not in batch or "pbc" not in batch:
+        return None
+    volume = torch.linalg.det(batch.cell).abs()
+    return -virial / volume.view(-1, 1, 1) if bool(((volume > 0) & batch.pbc.any(1)).all()) else None

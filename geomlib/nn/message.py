@@ -2,20 +2,26 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from geomlib.nn.activation import Activation
 from geomlib.nn.reduce import segment_sum
 from geomlib.nn.scope import DerivativeScope, derivative_scope
+from geomlib.nn.weighted import Preactivation, WeightedActivation
 
-__all__ = ["MessageGraph", "message_step"]
+__all__ = ["Keep", "MessageGraph", "message_step"]
 
 _CHUNK = 150_000
 """Numbers of a chunk of pre-activations: some of these have to fit into the processor's cache."""
+_COMPILED_CHUNK = 400_000
+"""The same for compiled kernels, which hold less at a time and cost more to call."""
+
+
+Keep: TypeAlias = Literal["everything", "preactivations", "inputs"]
+"""What is kept between a step and its derivatives."""
 
 
 @dataclass(frozen=True)
@@ -39,26 +45,26 @@ def message_step(
     of_target: Float[Tensor, "targets out"],
     of_source: Float[Tensor, "sources out"],
     weight: Float[Tensor, "weights 1"] | None,
-    residual: Float[Tensor, " in"] | None,
+    residual: Float[Tensor, " new"] | None,
     carry: Float[Tensor, "new in"] | None,
     graph: MessageGraph,
-    activation: Activation,
+    activation: WeightedActivation,
     messages: int,
     *,
-    recompute: bool,
+    keep: Keep = "everything",
 ) -> tuple[Tensor, ...]:
     """Sum weighted messages on their targets and update the edges.
 
     With y = σ(e Wᵀ + t[target] + s[source]) of each edge, the first `messages` columns are multiplied by the weight
     and summed on the targets; what follows is added to the edges, times the residual vector.
 
-    With `recompute` only inputs and outputs are kept. Pre-activations are computed again for the first and for the
-    second derivative, a chunk of edges at a time: on a CPU all that is between happens in the cache. Derivatives of
-    the third order are refused then. Without, autograd does as ever.
+    For derivatives, autograd keeps every intermediate of such a step. Kept can also be the pre-activations alone, or
+    nothing but the inputs; then the first and the second derivative are written out here, a chunk of edges at a time,
+    so that on a CPU all else happens in the cache. Derivatives of the third order are refused then.
 
     Args:
         edge: features e.
-        matrix: W; like the residual vector made of parameters alone.
+        matrix: W; like `residual` and `carry` made of parameters alone.
         of_target: t, what targets contribute, with the bias.
         of_source: s, what sources contribute.
         weight: of each edge, or of each source; needed where there are messages.
@@ -68,48 +74,19 @@ def message_step(
         graph: who sends to whom.
         activation: σ.
         messages: number of columns that are messages; 0 for none.
-        recompute: instead of keeping intermediates.
+        keep: `everything`, `preactivations` or `inputs`.
 
     Returns: the sums [targets, messages] if there are messages, and the edges [edges, out - messages] if columns are
         left for them.
     """
     plan = _Plan(graph, activation, messages, len(matrix) - messages, derivative_scope())
-    if recompute:
-        return _Step.apply(plan, edge, matrix, of_target, of_source, weight, residual, carry)
-    return _step(plan, edge, matrix, of_target, of_source, weight, residual, carry)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    graph: MessageGraph
-    activation: Activation
-    messages: int
-    updates: int
-    scope: DerivativeScope
-
-    def chunks(self, edges: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        size = max(1, _CHUNK * torch.get_num_threads() // (self.messages + self.updates))
-        for start in range(0, edges, size):
-            rows = slice(start, min(start + size, edges))
-            yield rows, self.graph.target[rows], self.graph.source[rows]
-
-    def outputs(self, values: tuple[Any, ...]) -> tuple[Any, Any]:
-        """(sums, edges) of those outputs that there are."""
-        sums = values[0] if self.messages else None
-        return sums, values[-1] if self.updates else None
-
-    def weights(self, weight: Tensor, rows: slice, source: Tensor) -> Tensor:
-        return weight.index_select(0, source) if self.graph.weight_of_source else weight[rows]
-
-    def put_weights(self, total: Tensor, rows: slice, source: Tensor, value: Tensor) -> None:
-        if self.graph.weight_of_source:
-            total.index_add_(0, source, value)
-        else:
-            total[rows] = value
+    if keep == "everything":
+        return _step(plan, edge, matrix, of_target, of_source, weight, residual, carry)
+    return _Step.apply(plan, keep, edge, matrix, of_target, of_source, weight, residual, carry)
 
 
 def _step(
-    plan: _Plan,
+    plan: "_Plan",
     edge: Tensor,
     matrix: Tensor,
     of_target: Tensor,
@@ -118,13 +95,14 @@ def _step(
     residual: Tensor | None,
     carry: Tensor | None,
 ) -> tuple[Tensor, ...]:
-    y = plan.activation(_linear(edge, matrix, of_target, of_source, plan.graph.target, plan.graph.source))
-    message, update = y.split([plan.messages, plan.updates], dim=1)
+    graph = plan.graph
+    x = Preactivation(edge @ matrix.mT, of_target, of_source, graph.target, graph.source).evaluate()
+    message, update = plan.activation.activation(x).split([plan.messages, plan.updates], dim=1)
     results = []
     if weight is not None:
-        if plan.graph.weight_of_source:
-            weight = weight.index_select(0, plan.graph.source)
-        results.append(segment_sum(weight * message, plan.graph.target, len(of_target)))
+        if graph.weight_of_source:
+            weight = weight.index_select(0, graph.source)
+        results.append(segment_sum(weight * message, graph.target, of_target.shape[0]))
     if plan.updates:
         results.append(update if residual is None else torch.addcmul(_carried(edge, carry), residual, update))
     return tuple(results)
@@ -134,19 +112,110 @@ def _carried(edge: Tensor, carry: Tensor | None) -> Tensor:
     return edge if carry is None else edge @ carry.mT
 
 
-def _linear(
-    edge: Tensor, matrix: Tensor, of_target: Tensor, of_source: Tensor, target: Tensor, source: Tensor
-) -> Tensor:
-    out = edge @ matrix.mT
-    out += of_target.index_select(0, target)
-    out += of_source.index_select(0, source)
-    return out
+@dataclass(frozen=True)
+class _Plan:
+    graph: MessageGraph
+    activation: WeightedActivation
+    messages: int
+    updates: int
+    scope: DerivativeScope
+
+    def chunks(self, edges: int) -> Iterator["_Chunk"]:
+        numbers = _COMPILED_CHUNK if self.activation.compiled else _CHUNK
+        size = max(1, numbers * torch.get_num_threads() // (self.messages + self.updates))
+        for start in range(0, edges, size):
+            yield _Chunk(self.graph, slice(start, min(start + size, edges)))
+
+    def outputs(self, values: tuple[Any, ...]) -> tuple[Any, Any]:
+        """(sums, edges) of those outputs that there are."""
+        return values[0] if self.messages else None, values[-1] if self.updates else None
+
+    def columns(self, *tensors: Tensor | None) -> tuple[list[Any], list[Any]]:
+        """W, t and s, or directions of them, of the messages and of the updates."""
+        m = self.messages
+        matrix, *others = tensors  # contiguous, for adding rows to others is slow
+        return (
+            [None if matrix is None else matrix[:m], *(None if t is None else t[:, :m].contiguous() for t in others)],
+            [None if matrix is None else matrix[m:], *(None if t is None else t[:, m:].contiguous() for t in others)],
+        )
+
+
+class _Chunk:
+    """Consecutive edges."""
+
+    def __init__(self, graph: MessageGraph, rows: slice) -> None:
+        self.rows, self.weight_of_source = rows, graph.weight_of_source
+        self.target, self.source = graph.target[rows], graph.source[rows]
+
+    def pre(self, edge: Tensor, columns: Sequence[Tensor], kept: Tensor | None) -> Preactivation:
+        """Pre-activations of the chunk's edges."""
+        if kept is not None:
+            return Preactivation(kept[self.rows], None, None, self.target, self.source)
+        matrix, of_target, of_source = columns
+        return Preactivation(edge @ matrix.mT, of_target, of_source, self.target, self.source)
+
+    def keep(self, edge: Tensor, columns: Sequence[Tensor], kept: Tensor | None) -> None:
+        """Evaluate the pre-activations into what is kept, if they are."""
+        if kept is not None:
+            matrix, of_target, of_source = columns
+            out = torch.mm(edge, matrix.mT, out=kept[self.rows])
+            Preactivation(out, of_target, of_source, self.target, self.source).evaluate()
+
+    def change(
+        self, edge: Tensor, d_edge: Tensor | None, columns: Sequence[Tensor], directions: Sequence[Tensor | None]
+    ) -> Preactivation:
+        """Their change in a direction of all that they are made of."""
+        matrix, (d_matrix, d_target, d_source) = columns[0], directions
+        change = edge.new_zeros(len(edge), len(matrix)) if d_edge is None else d_edge @ matrix.mT
+        if d_matrix is not None:
+            change.addmm_(edge, d_matrix.mT)
+        return Preactivation(change, d_target, d_source, self.target, self.source)
+
+    def weights(self, weight: Tensor) -> Tensor:
+        return weight.index_select(0, self.source) if self.weight_of_source else weight[self.rows]
+
+    def put_weights(self, total: Tensor, value: Tensor) -> None:
+        if self.weight_of_source:
+            total.index_add_(0, self.source, value)
+        else:
+            total[self.rows] = value
+
+    def spread(self, by_x: Tensor, edge: Tensor, columns: Sequence[Tensor], totals: "_Totals", part: int) -> None:
+        """Add what a gradient with respect to pre-activations means for edges, W, t and s."""
+        totals.edge[self.rows].addmm_(by_x, columns[0])
+        matrix, of_target, of_source = totals.columns[part]
+        of_target.index_add_(0, self.target, by_x)
+        of_source.index_add_(0, self.source, by_x)
+        if matrix is not None:
+            matrix.addmm_(by_x.mT, edge)
+
+
+class _Totals:
+    """Gradients of the inputs of a step, as they are summed up."""
+
+    def __init__(self, plan: _Plan, tensors: Sequence[Tensor | None], wanted: Sequence[bool]) -> None:
+        made = [
+            torch.zeros_like(tensor) if tensor is not None and want else None
+            for tensor, want in zip(tensors, wanted, strict=True)
+        ]
+        self.edge: Any = made[0]
+        self.weight, self.residual, self.carry = made[4:]
+        self.columns = plan.columns(*made[1:4])
+        self._matrix = made[1]
+
+    def all(self) -> tuple[Tensor | None, ...]:
+        """In the order of the inputs."""
+        messages, updates = self.columns
+        of_target, of_source = (torch.cat([a, b], dim=1) for a, b in zip(messages[1:], updates[1:], strict=True))
+        return self.edge, self._matrix, of_target, of_source, self.weight, self.residual, self.carry
 
 
 class _Step(torch.autograd.Function):
     @staticmethod
     def forward(
+        ctx: Any,
         plan: _Plan,
+        keep: Keep,
         edge: Tensor,
         matrix: Tensor,
         of_target: Tensor,
@@ -155,31 +224,41 @@ class _Step(torch.autograd.Function):
         residual: Tensor | None,
         carry: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        m = plan.messages
-        sums = of_target.new_zeros(len(of_target), m)
+        sums = of_target.new_zeros(len(of_target), plan.messages)
         new_edge = edge.new_empty(len(edge), plan.updates)
-        for rows, target, source in plan.chunks(len(edge)):
-            y = plan.activation.at(_linear(edge[rows], matrix, of_target, of_source, target, source)).value()
+        kept: list[Tensor | None] = [None, None]
+        if keep == "preactivations" and any(ctx.needs_input_grad):
+            kept = [edge.new_empty(len(edge), width) for width in (plan.messages, plan.updates)]
+        scale = _scale(residual, new_edge)
+        of_messages, of_updates = plan.columns(matrix, of_target, of_source)
+        for chunk in plan.chunks(len(edge)):
+            x = edge[chunk.rows]
             if weight is not None:
-                sums.index_add_(0, target, y[:, :m] * plan.weights(weight, rows, source))
-            if residual is not None:
-                torch.addcmul(_carried(edge[rows], carry), residual, y[:, m:], out=new_edge[rows])
-            elif plan.updates:
-                new_edge[rows] = y[:, m:]
-        return tuple(([sums] if m else []) + ([new_edge] if plan.updates else []))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.plan, *tensors = inputs
-        ctx.save_for_backward(*tensors)
+                chunk.keep(x, of_messages, kept[0])
+                value = plan.activation.value(chunk.pre(x, of_messages, kept[0]), chunk.weights(weight))
+                sums.index_add_(0, chunk.target, value)
+            if plan.updates:
+                chunk.keep(x, of_updates, kept[1])
+                value = plan.activation.value(chunk.pre(x, of_updates, kept[1]), scale)
+                if residual is None:
+                    new_edge[chunk.rows] = value
+                else:
+                    torch.add(_carried(x, carry), value, out=new_edge[chunk.rows])
+        ctx.plan = plan
+        ctx.save_for_backward(edge, matrix, of_target, of_source, weight, residual, carry, *kept)
+        return tuple(([sums] if plan.messages else []) + ([new_edge] if plan.updates else []))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         sums_grad, edge_grad = ctx.plan.outputs(grads)
-        wanted = list(ctx.needs_input_grad[1:])
-        if not ctx.plan.scope.parameters:
-            wanted[1] = wanted[5] = wanted[6] = False
-        return None, *_StepGradient.apply(ctx.plan, wanted, sums_grad, edge_grad, *ctx.saved_tensors)
+        parameters = ctx.plan.scope.parameters
+        wanted = [want and (parameters or k not in (1, 5, 6)) for k, want in enumerate(ctx.needs_input_grad[2:])]
+        wanted[0] = wanted[2] = wanted[3] = True
+        return None, None, *_StepGradient.apply(ctx.plan, wanted, sums_grad, edge_grad, *ctx.saved_tensors)
+
+
+def _scale(residual: Tensor | None, edge: Tensor) -> Tensor:
+    return edge.new_ones(1, edge.shape[1]) if residual is None else residual.unsqueeze(0)
 
 
 class _StepGradient(torch.autograd.Function):
@@ -198,43 +277,38 @@ class _StepGradient(torch.autograd.Function):
         weight: Tensor | None,
         residual: Tensor | None,
         carry: Tensor | None,
+        *kept: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
-        m = plan.messages
-        by_edge = torch.empty_like(edge)
-        by_matrix = torch.zeros_like(matrix) if wanted[1] else None
-        by_target, by_source = torch.zeros_like(of_target), torch.zeros_like(of_source)
-        by_weight = torch.empty_like(weight) if weight is not None and wanted[4] else None
-        if by_weight is not None and plan.graph.weight_of_source:
-            by_weight.zero_()
-        by_residual = torch.zeros_like(residual) if residual is not None and wanted[5] else None
-        by_carry = torch.zeros_like(carry) if carry is not None and wanted[6] else None
-        for rows, target, source in plan.chunks(len(edge)):
-            x = edge[rows]
-            at = plan.activation.at(_linear(x, matrix, of_target, of_source, target, source))
-            y = at.value() if by_weight is not None or by_residual is not None else at.x
-            by_y = torch.empty_like(at.x)
+        totals = _Totals(plan, (edge, matrix, of_target, of_source, weight, residual, carry), wanted)
+        of_messages, of_updates = plan.columns(matrix, of_target, of_source)
+        for chunk in plan.chunks(len(edge)):
+            x = edge[chunk.rows]
             if sums_grad is not None and weight is not None:
-                of_sums = sums_grad.index_select(0, target)
-                torch.mul(of_sums, plan.weights(weight, rows, source), out=by_y[:, :m])
-                if by_weight is not None:
-                    plan.put_weights(by_weight, rows, source, of_sums.mul_(y[:, :m]).sum(1, keepdim=True))
-            if edge_grad is not None and residual is not None:
-                torch.mul(edge_grad[rows], residual, out=by_y[:, m:])
-                if by_residual is not None:
-                    by_residual += (edge_grad[rows] * y[:, m:]).sum(0)
-            elif edge_grad is not None:
-                by_y[:, m:] = edge_grad[rows]
-            by_x = at.times_slope(by_y)
-            torch.mm(by_x, matrix, out=by_edge[rows])
-            if edge_grad is not None and residual is not None:
-                by_edge[rows] += edge_grad[rows] if carry is None else edge_grad[rows] @ carry
-                if by_carry is not None:
-                    by_carry.addmm_(edge_grad[rows].mT, x)
-            by_target.index_add_(0, target, by_x)
-            by_source.index_add_(0, source, by_x)
-            if by_matrix is not None:
-                by_matrix.addmm_(by_x.mT, x)
-        return by_edge, by_matrix, by_target, by_source, by_weight, by_residual, by_carry
+                by_x, by_w = plan.activation.gradient(
+                    chunk.pre(x, of_messages, kept[0]),
+                    chunk.weights(weight),
+                    sums_grad.index_select(0, chunk.target),
+                    by_weight=totals.weight is not None,
+                )
+                if totals.weight is not None and by_w is not None:
+                    chunk.put_weights(totals.weight, by_w)
+                chunk.spread(by_x, x, of_messages, totals, 0)
+            if edge_grad is not None:
+                grad = edge_grad[chunk.rows]
+                by_x, by_scale = plan.activation.gradient(
+                    chunk.pre(x, of_updates, kept[1]),
+                    _scale(residual, grad),
+                    grad,
+                    by_weight=totals.residual is not None,
+                )
+                if totals.residual is not None and by_scale is not None:
+                    totals.residual += by_scale.squeeze(0)
+                chunk.spread(by_x, x, of_updates, totals, 1)
+                if residual is not None:
+                    totals.edge[chunk.rows] += grad if carry is None else grad @ carry
+                    if totals.carry is not None:
+                        totals.carry.addmm_(grad.mT, x)
+        return totals.all()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
@@ -250,86 +324,59 @@ class _StepGradient(torch.autograd.Function):
         What comes in is a direction in the space of the step's inputs. The gradient with respect to the incoming
         gradients is the change of the step's outputs in that direction.
         """
-        plan, m = ctx.plan, ctx.plan.messages
-        sums_grad, edge_grad, edge, matrix, of_target, of_source, weight, residual, carry = ctx.saved_tensors
+        plan = ctx.plan
+        sums_grad, edge_grad, *tensors = ctx.saved_tensors[:9]
+        kept = ctx.saved_tensors[9:]
+        edge, matrix, of_target, of_source, weight, residual, carry = tensors
         d_edge, d_matrix, d_target, d_source, d_weight, d_residual, d_carry = directions
         by_sums = None if sums_grad is None else torch.zeros_like(sums_grad)
         by_edge_grad = None if edge_grad is None else torch.empty_like(edge_grad)
-        by_edge, by_matrix = torch.empty_like(edge), torch.zeros_like(matrix)
-        by_target, by_source = torch.zeros_like(of_target), torch.zeros_like(of_source)
-        by_weight = None if weight is None else torch.zeros_like(weight)
-        by_residual = None if residual is None else torch.zeros_like(residual)
-        by_carry = None if carry is None else torch.zeros_like(carry)
-        for rows, target, source in plan.chunks(len(edge)):
-            x = edge[rows]
-            y, slope, curve = plan.activation.at(_linear(x, matrix, of_target, of_source, target, source)).derivatives()
-            change = _change(x, matrix, rows, target, source, d_edge, d_matrix, d_target, d_source)
-            change_y = slope * change
-            by_y = torch.empty_like(y)
-            extra = None  # what the directions of weight and residual add to the gradient at y
-            if d_weight is not None or d_residual is not None:
-                extra = torch.zeros_like(y)
-            if sums_grad is not None and weight is not None:
-                of_sums, w = sums_grad.index_select(0, target), plan.weights(weight, rows, source)
-                torch.mul(of_sums, w, out=by_y[:, :m])
-                change_sums = change_y[:, :m] * w
-                if d_weight is not None and extra is not None:
-                    dw = plan.weights(d_weight, rows, source)
-                    change_sums.addcmul_(y[:, :m], dw)
-                    torch.mul(of_sums, dw, out=extra[:, :m])
-                by_sums.index_add_(0, target, change_sums)
-                plan.put_weights(by_weight, rows, source, of_sums.mul_(change_y[:, :m]).sum(1, keepdim=True))
-            if edge_grad is not None and residual is not None:
-                torch.mul(edge_grad[rows], residual, out=by_y[:, m:])
-                change_edge = torch.mul(change_y[:, m:], residual, out=by_edge_grad[rows])
-                by_residual += (edge_grad[rows] * change_y[:, m:]).sum(0)
-                if d_edge is not None:
-                    change_edge += _carried(d_edge[rows], carry)
-                    if by_carry is not None:
-                        by_carry.addmm_(edge_grad[rows].mT, d_edge[rows])
-                if d_carry is not None:
-                    change_edge.addmm_(x, d_carry.mT)
-                if d_residual is not None and extra is not None:
-                    change_edge.addcmul_(y[:, m:], d_residual)
-                    torch.mul(edge_grad[rows], d_residual, out=extra[:, m:])
-            elif edge_grad is not None:
-                by_y[:, m:] = edge_grad[rows]
-                by_edge_grad[rows] = change_y[:, m:]
-            by_z = change.mul_(by_y).mul_(curve)
-            if extra is not None:
-                by_z.addcmul_(extra, slope)
-            torch.mm(by_z, matrix, out=by_edge[rows])
-            by_target.index_add_(0, target, by_z)
-            by_source.index_add_(0, source, by_z)
-            by_matrix.addmm_(by_z.mT, x)
-            by_x = by_y.mul_(slope)
-            if d_edge is not None:
-                by_matrix.addmm_(by_x.mT, d_edge[rows])
-            if d_matrix is not None:
-                by_edge[rows].addmm_(by_x, d_matrix)
-            if d_carry is not None and edge_grad is not None:
-                by_edge[rows].addmm_(edge_grad[rows], d_carry)
-        by_inputs = (by_edge, by_matrix, by_target, by_source, by_weight, by_residual, by_carry)
-        return None, None, by_sums, by_edge_grad, *by_inputs
+        totals = _Totals(plan, tensors, [True] * 7)
+        of_messages, of_updates = plan.columns(matrix, of_target, of_source)
+        d_messages, d_updates = plan.columns(d_matrix, d_target, d_source)
+        for chunk in plan.chunks(len(edge)):
+            x, dx = edge[chunk.rows], None if d_edge is None else d_edge[chunk.rows]
+            if sums_grad is not None and weight is not None and by_sums is not None:
+                d_value, by_w, by_x, first = plan.activation.second(
+                    chunk.pre(x, of_messages, kept[0]),
+                    chunk.weights(weight),
+                    sums_grad.index_select(0, chunk.target),
+                    chunk.change(x, dx, of_messages, d_messages),
+                    None if d_weight is None else chunk.weights(d_weight),
+                )
+                by_sums.index_add_(0, chunk.target, d_value)
+                chunk.put_weights(totals.weight, by_w)
+                chunk.spread(by_x, x, of_messages, totals, 0)
+                _spread_first(first, dx, d_messages[0], totals, chunk.rows, 0)
+            if edge_grad is not None and by_edge_grad is not None:
+                grad = edge_grad[chunk.rows]
+                d_value, by_scale, by_x, first = plan.activation.second(
+                    chunk.pre(x, of_updates, kept[1]),
+                    _scale(residual, grad),
+                    grad,
+                    chunk.change(x, dx, of_updates, d_updates),
+                    None if d_residual is None else d_residual.unsqueeze(0),
+                )
+                if residual is not None:
+                    totals.residual += by_scale.squeeze(0)
+                    if dx is not None:
+                        d_value += _carried(dx, carry)
+                    if totals.carry is not None and dx is not None:
+                        totals.carry.addmm_(grad.mT, dx)
+                    if d_carry is not None:
+                        d_value.addmm_(x, d_carry.mT)
+                        totals.edge[chunk.rows].addmm_(grad, d_carry)
+                by_edge_grad[chunk.rows] = d_value
+                chunk.spread(by_x, x, of_updates, totals, 1)
+                _spread_first(first, dx, d_updates[0], totals, chunk.rows, 1)
+        return None, None, by_sums, by_edge_grad, *totals.all(), None, None
 
 
-def _change(
-    edge: Tensor,
-    matrix: Tensor,
-    rows: slice,
-    target: Tensor,
-    source: Tensor,
-    d_edge: Tensor | None,
-    d_matrix: Tensor | None,
-    d_target: Tensor | None,
-    d_source: Tensor | None,
-) -> Tensor:
-    """Change of the pre-activations in a direction of their inputs."""
-    change = edge.new_zeros(len(edge), len(matrix)) if d_edge is None else d_edge[rows] @ matrix.mT
+def _spread_first(
+    first: Tensor, d_edge: Tensor | None, d_matrix: Tensor | None, totals: _Totals, rows: slice, part: int
+) -> None:
+    """What changes of edge and W, which are multiplied, add to each other's gradient."""
+    if d_edge is not None:
+        totals.columns[part][0].addmm_(first.mT, d_edge)
     if d_matrix is not None:
-        change.addmm_(edge, d_matrix.mT)
-    if d_target is not None:
-        change += d_target.index_select(0, target)
-    if d_source is not None:
-        change += d_source.index_select(0, source)
-    return change
+        totals.edge[rows].addmm_(first, d_matrix)

@@ -13,9 +13,10 @@ from geomlib.models.dpa3.execution import Execution
 from geomlib.models.dpa3.geometry import AngleGraph, Geometry
 from geomlib.models.dpa3.parts import Part
 from geomlib.nn.activation import Activation
-from geomlib.nn.message import MessageGraph, message_step
+from geomlib.nn.message import Keep, MessageGraph, message_step
 from geomlib.nn.moments import outer_sum
 from geomlib.nn.reduce import segment_sum
+from geomlib.nn.weighted import WeightedActivation
 
 __all__ = ["BlockOptions", "LineGraphBlock"]
 
@@ -73,6 +74,7 @@ class LineGraphBlock(nn.Module):
         super().__init__()
         self.options = options
         self.activation = Activation(options.activation)
+        self.weighted = WeightedActivation(self.activation)
         n, e, a = options.node_dim, options.edge_dim, options.angle_dim
         self.node_self = nn.Linear(n, n)
         self.node_symmetric = nn.Linear(options.axes * (e + n), n)
@@ -128,7 +130,7 @@ class LineGraphBlock(nn.Module):
             levels += ["edge"] if geometry.angles is None else ["edge", "angle"]
         summed, moments, *others = execution.run(
             lambda part, *values: self._messages(
-                part, dict(zip(inputs, values, strict=True)), recompute=execution.recompute, last=last
+                part, dict(zip(inputs, values, strict=True)), keep=execution.keep, last=last
             ),
             inputs=list(inputs.values()),
             outputs=levels,
@@ -183,23 +185,22 @@ class LineGraphBlock(nn.Module):
         inputs |= {f"angle_residual_{k}": ("all", vector) for k, vector in enumerate(self.angle_residuals)}
         return inputs
 
-    def _messages(self, part: Part, values: Mapping[str, Tensor], *, recompute: str, last: bool) -> tuple[Tensor, ...]:
+    def _messages(self, part: Part, values: Mapping[str, Tensor], *, keep: Keep, last: bool) -> tuple[Tensor, ...]:
         """What the atoms of a part are sent, and their updated bonds and angles.
 
         Returns: weighted sum of bond messages, moments of the environment and, if anything follows, bonds and angles.
         """
-        fused = recompute != "none"
         if self.options.sequential and "switch" in values:
-            return self._sequential(part, values, fused=fused)
+            return self._sequential(part, values, keep=keep)
         edge = values["edge"]
-        moments = self._moments(part, values, edge, fused=fused)
+        moments = self._moments(part, values, edge, keep=keep)
         if last:
-            return *self._edge_step(part, values, edge, to_node=True, fused=fused), moments
-        summed, new_edge = self._edge_step(part, values, edge, to_node=True, to_edge=True, fused=fused)
+            return *self._edge_step(part, values, edge, to_node=True, keep=keep), moments
+        summed, new_edge = self._edge_step(part, values, edge, to_node=True, to_edge=True, keep=keep)
         from_angles: list[Tensor] = []
         angle: list[Tensor] = []
         if "switch" in values:
-            of_angles, *angle = self._angle_step(part, values, edge, to_edge=True, to_angle=True, fused=fused)
+            of_angles, *angle = self._angle_step(part, values, edge, to_edge=True, to_angle=True, keep=keep)
             from_angles.append(self._angle_to_edge(part, values, of_angles, edge))
         if self.options.update_style != "residual":
             new_edge = self._combine(edge, [new_edge, *from_angles])
@@ -207,14 +208,14 @@ class LineGraphBlock(nn.Module):
             new_edge = torch.addcmul(new_edge, values["edge_residual_1"], from_angles[0])
         return summed, moments, new_edge, *angle
 
-    def _sequential(self, part: Part, values: Mapping[str, Tensor], *, fused: bool) -> tuple[Tensor, ...]:
+    def _sequential(self, part: Part, values: Mapping[str, Tensor], *, keep: Keep) -> tuple[Tensor, ...]:
         """Edges, angles, edges again, then nodes; each with what was updated before it."""
-        (edge,) = self._edge_step(part, values, values["edge"], to_edge=True, fused=fused)
-        (angle,) = self._angle_step(part, values, edge, to_angle=True, fused=fused)
-        (of_angles,) = self._angle_step(part, {**values, "angle": angle}, edge, to_edge=True, fused=fused)
+        (edge,) = self._edge_step(part, values, values["edge"], to_edge=True, keep=keep)
+        (angle,) = self._angle_step(part, values, edge, to_angle=True, keep=keep)
+        (of_angles,) = self._angle_step(part, {**values, "angle": angle}, edge, to_edge=True, keep=keep)
         edge = torch.addcmul(edge, values["edge_residual_1"], self._angle_to_edge(part, values, of_angles, edge))
-        (summed,) = self._edge_step(part, values, edge, to_node=True, fused=fused)
-        return summed, self._moments(part, values, edge, fused=fused), edge, angle
+        (summed,) = self._edge_step(part, values, edge, to_node=True, keep=keep)
+        return summed, self._moments(part, values, edge, keep=keep), edge, angle
 
     def _edge_step(
         self,
@@ -222,7 +223,7 @@ class LineGraphBlock(nn.Module):
         values: Mapping[str, Tensor],
         edge: Tensor,
         *,
-        fused: bool,
+        keep: Keep,
         to_node: bool = False,
         to_edge: bool = False,
     ) -> tuple[Tensor, ...]:
@@ -238,9 +239,9 @@ class LineGraphBlock(nn.Module):
             values.get("edge_residual_0") if to_edge else None,
             None,
             MessageGraph(part.center, part.neighbor),
-            self.activation,
+            self.weighted,
             width if to_node else 0,
-            recompute=fused,
+            keep=keep,
         )
 
     def _angle_step(
@@ -249,7 +250,7 @@ class LineGraphBlock(nn.Module):
         values: Mapping[str, Tensor],
         edge: Tensor,
         *,
-        fused: bool,
+        keep: Keep,
         to_edge: bool = False,
         to_angle: bool = False,
     ) -> tuple[Tensor, ...]:
@@ -279,9 +280,9 @@ class LineGraphBlock(nn.Module):
             values.get("angle_residual_0") if to_angle else None,
             embedding,
             MessageGraph(part.target, part.source, weight_of_source=True),
-            self.activation,
+            self.weighted,
             width if to_edge else 0,
-            recompute=fused,
+            keep=keep,
         )
         if to_angle and self.options.update_style != "residual":
             carried = angle if embedding is None else angle @ embedding.mT
@@ -302,12 +303,12 @@ class LineGraphBlock(nn.Module):
         if not self.options.smooth_edge_update:
             return self.activation(functional.linear(edge.index_copy(0, part.short_edges, summed), weight, bias))
         updated = self.activation(functional.linear(summed, weight, bias))
-        return self.activation(bias).expand(len(edge), -1).index_copy(0, part.short_edges, updated)
+        return self.activation(bias).expand(edge.shape[0], -1).index_copy(0, part.short_edges, updated)
 
-    def _moments(self, part: Part, values: Mapping[str, Tensor], edge: Tensor, *, fused: bool) -> Tensor:
+    def _moments(self, part: Part, values: Mapping[str, Tensor], edge: Tensor, *, keep: Keep) -> Tensor:
         """Moments of the environment, Σ_j w h ⊗ [e_ij ‖ n_j], not yet normalised."""
         direction, node = values["direction"], values["node"]
-        if fused:
+        if keep != "everything":
             parts = [
                 outer_sum(direction, edge, part.neighborhoods, of_neighbors=False),
                 outer_sum(direction, node, part.neighborhoods, of_neighbors=True),

@@ -7,9 +7,12 @@ from torch import Tensor
 
 from geomlib.models.dpa3.geometry import Geometry
 from geomlib.models.dpa3.parts import Part, cut, whole
+from geomlib.nn.message import Keep
 from geomlib.nn.recompute import Piece, piecewise
 
 __all__ = ["Execution"]
+
+_KEEP: dict[str, Keep] = {"autograd": "everything", "none": "preactivations", "angles": "inputs", "layers": "inputs"}
 
 
 class Execution:
@@ -23,6 +26,7 @@ class Execution:
 
     def __init__(self, geometry: Geometry, recompute: str, budget: int) -> None:
         self.recompute = recompute
+        self.keep: Keep = _KEEP[recompute]
         self._geometry, self._budget = geometry, budget
 
     @cached_property

@@ -76,7 +76,7 @@ class EnergyFitting(nn.Module):
         if atom_parameters is not None:
             x = torch.cat([x, (atom_parameters.to(x) - self.atom_mean) * self.atom_inv_std], dim=1)
         if dataset_code is None:
-            dataset_code = self.dataset_code.expand(len(x), -1)
+            dataset_code = self.dataset_code.expand(x.shape[0], -1)
         if dataset_code.shape[1]:
             x = torch.cat([x, dataset_code], dim=1)
         for k, layer in enumerate(self.layers[:-1]):

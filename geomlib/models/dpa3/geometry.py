@@ -8,8 +8,9 @@ from torch import Tensor
 
 from geomlib.data.graph import GraphData
 from geomlib.nn.cutoff import SWITCHES
+from geomlib.nn.tracing import tracing
 
-__all__ = ["AngleGraph", "Geometry", "GeometryOptions", "build_geometry"]
+__all__ = ["AngleGraph", "Geometry", "GeometryOptions", "build_geometry", "traced_structure"]
 
 
 @dataclass(frozen=True)
@@ -91,15 +92,16 @@ def build_geometry(
             been counted by the neighbour selection already, as in the reference.
         options: cutoffs and switch.
     """
-    neighbor, center = batch.edge_index
+    neighbor, center = batch.edge_index.unbind(0)
     vectors = batch.edge_vectors().to(stddev.dtype)
-    line = batch.line_index if "line_index" in batch else None
-    if excluded is not None:
-        keep = ~excluded[types[center], types[neighbor]]
-        if line is not None:
-            renumber = keep.cumsum(0) - 1
-            line = renumber[line[:, keep[line].all(0)]]
-        neighbor, center, vectors = neighbor[keep], center[keep], vectors[keep]
+    if tracing():  # see traced_structure
+        short = [batch[name] for name in _SHORT] if _SHORT[0] in batch else None
+    else:
+        line = batch.line_index if "line_index" in batch else None
+        if excluded is not None:
+            keep, line = _kept(batch.edge_index, line, types, excluded)
+            neighbor, center, vectors = neighbor[keep], center[keep], vectors[keep]
+        short = None if line is None else _short_edges(line, vectors.shape[0])
     length = vectors.norm(dim=1, keepdim=True)
     switch = SWITCHES[options.switch]
     weight = switch(length, options.cutoff_smooth, options.cutoff)
@@ -108,10 +110,10 @@ def build_geometry(
     inverse = 1.0 / (length + options.protection)
     row = (weight * torch.cat([inverse, vectors * inverse.square()], dim=1) - shift) / scale
     angles = None
-    if line is not None:
-        angles = _angle_graph(vectors, length, center, line, options)
+    if short is not None:
+        angles = _angle_graph(vectors, length, center, short, options)
     return Geometry(
-        nodes=len(types),
+        nodes=types.shape[0],
         center=center,
         neighbor=neighbor,
         length=length,
@@ -122,12 +124,51 @@ def build_geometry(
     )
 
 
-def _angle_graph(vectors: Tensor, length: Tensor, center: Tensor, line: Tensor, options: GeometryOptions) -> AngleGraph:
+_SHORT = ("short_edges", "short_source", "short_target")
+
+
+def traced_structure(
+    batch: GraphData, types: Int[Tensor, " nodes"], excluded: Tensor | None
+) -> dict[str, Int[Tensor, "..."]]:
+    """Index tensors of a batch, which `build_geometry` reads where it is traced and finds by itself elsewhere.
+
+    Args:
+        batch: as for `build_geometry`.
+        types: as for `build_geometry`.
+        excluded: as for `build_geometry`.
+    """
+    structure = {name: batch[name] for name in ("edge_index", "edge_shift") if name in batch}
+    line = batch.line_index if "line_index" in batch else None
+    if excluded is not None:
+        keep, line = _kept(batch.edge_index, line, types, excluded)
+        structure = {name: value[:, keep] if name == "edge_index" else value[keep] for name, value in structure.items()}
+    if line is not None:
+        structure |= dict(zip(_SHORT, _short_edges(line, structure["edge_index"].shape[1]), strict=True))
+    return structure
+
+
+def _kept(edge_index: Tensor, line: Tensor | None, types: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Which edges are between types that interact, and the line graph of those."""
+    neighbor, center = edge_index
+    keep = ~excluded[types[center], types[neighbor]]
+    if line is not None:
+        renumber = keep.cumsum(0) - 1
+        line = renumber[line[:, keep[line].all(0)]]
+    return keep, line
+
+
+def _short_edges(line: Tensor, edges: int) -> list[Tensor]:
+    """Short edges as positions among all, source and target of angles as positions among the short ones."""
     # every short edge is its own partner once (k = j), so row 1 holds all of them
-    short = torch.zeros(len(vectors), dtype=torch.bool, device=vectors.device).index_fill_(0, line[1], True)
-    edges = short.nonzero().squeeze(1)
+    short = torch.zeros(edges, dtype=torch.bool, device=line.device).index_fill_(0, line[1], True)
     numbering = short.cumsum(0) - 1
-    source, target = numbering.index_select(0, line[0]), numbering.index_select(0, line[1])
+    return [short.nonzero().squeeze(1), numbering.index_select(0, line[0]), numbering.index_select(0, line[1])]
+
+
+def _angle_graph(
+    vectors: Tensor, length: Tensor, center: Tensor, short: list[Tensor], options: GeometryOptions
+) -> AngleGraph:
+    edges, source, target = short
     short_length = length.index_select(0, edges)
     direction = vectors.index_select(0, edges) / (short_length + 1e-6)
     switch = SWITCHES[options.switch](short_length, options.angle_cutoff_smooth, options.angle_cutoff)

@@ -18,13 +18,14 @@ from geomlib.models.dpa3.config import check_config, plain
 from geomlib.models.dpa3.embedding import IndexEmbedding, TypeEmbedding
 from geomlib.models.dpa3.execution import Execution
 from geomlib.models.dpa3.fitting import EnergyFitting
-from geomlib.models.dpa3.geometry import GeometryOptions, build_geometry
+from geomlib.models.dpa3.geometry import GeometryOptions, build_geometry, traced_structure
 from geomlib.models.dpa3.initialization import initialize
 from geomlib.models.dpa3.presets import PRESETS
 from geomlib.models.dpa3.statistics import element_energies, environment_stddev, parameter_statistics
 from geomlib.nn.activation import Activation
 from geomlib.nn.elements import ElementIndex
 from geomlib.nn.reduce import segment_sum
+from geomlib.nn.tracing import tracing
 
 __all__ = ["DPA3"]
 
@@ -270,8 +271,11 @@ class DPA3(Net):
 
     def forward(self, batch: GraphData) -> dict[str, Tensor]:
         """Energies of a graph or a batch; see the class."""
-        self.spec.check(batch)
-        types = self.types(batch.atomic_number)
+        if tracing():
+            types = batch["types"]
+        else:
+            self.spec.check(batch)
+            types = self.types(batch.atomic_number)
         geometry = build_geometry(
             batch, types, self.environment_mean, self.environment_stddev, self.excluded, self._geometry_options
         )
@@ -281,7 +285,7 @@ class DPA3(Net):
             edge = self.edge_embedding(geometry.length)
         else:
             edge = self.activation(self.edge_embedding(geometry.radial))
-        execution = Execution(geometry, self.recompute, self.budget)
+        execution = Execution(geometry, "none" if tracing() else self.recompute, self.budget)
         angle = None
         for position, block in enumerate(self.blocks, start=1):
             embedding_weight = self.angle_embedding.weight if position == 1 else None
@@ -293,6 +297,16 @@ class DPA3(Net):
             node = torch.cat([node, embedding], dim=1)
         atom_energy = self._atom_energy(batch, node, types)
         return {"energy": segment_sum(atom_energy, batch.node_graph, batch.num_graphs), "atom_energy": atom_energy}
+
+    def traced_inputs(self, batch: GraphData) -> dict[str, Tensor]:
+        """Fields, type indices and line graph for a traced `forward`; see `Net`."""
+        inputs = super().traced_inputs(batch)
+        for name in ("atomic_number", "line_index"):
+            inputs.pop(name, None)
+        inputs["types"] = self.types(batch.atomic_number)
+        if self.config["charge_spin_embedding"]:
+            inputs["charge"], inputs["spin_multiplicity"] = self._charge_and_spin(batch)
+        return inputs | traced_structure(batch, inputs["types"], self.excluded)
 
     def _embed(self, batch: GraphData, types: Tensor) -> Float[Tensor, "nodes dim"]:
         embedding = self.type_embedding().index_select(0, types)
@@ -315,7 +329,7 @@ class DPA3(Net):
                 value = torch.full((batch.num_graphs,), int(default[position]), device=batch.pos.device)
             else:
                 raise DataError(f"the net embeds charge and spin, but the graph has no '{name}' and the net no default")
-            if bool(((value < low) | (value >= high)).any()):
+            if not tracing() and bool(((value < low) | (value >= high)).any()):
                 raise DataError(f"'{name}' is {value.tolist()}; the net knows {low}…{high - 1}")
             values.append(value)
         return values[0], values[1]

@@ -55,7 +55,7 @@ def whole(geometry: Geometry) -> Part:
     angles = geometry.angles
     return Part(
         geometry.nodes,
-        len(geometry.center),
+        geometry.center.shape[0],
         geometry.center,
         geometry.neighbor,
         none if angles is None else angles.edges,
