@@ -6,7 +6,8 @@
 The model is the published water example (L6, 128/64/32, dynamic selection) with random weights; the structure is a
 frame of 64 molecules (12.4447 Å, 192 atoms) of the deepmd-kit water set where `../shared/data/water_dpmd` is there,
 otherwise randomly oriented molecules of the same density. Each mode runs in a process of its own, so that the peak is
-its own; CPU time is that of the process, the minimum over the repeats after one warm-up.
+its own; CPU time is that of the process, the minimum over the repeats after one warm-up. With `--compile` the peak is
+that of the repeats: before them torch compiles, and the first results are compared with eager ones.
 
 `--peer` runs deepmd-kit beside it, in the same run: same frame, same weights (exported to it), same loss and optimizer,
 in the interpreter named by `--peer-python` or GEOMLIB_DEEPMD_PYTHON, or in this one if deepmd is importable. Both
@@ -18,6 +19,8 @@ product, timed in the same run.
 """
 
 import argparse
+import ctypes
+import gc
 import importlib.util
 import json
 import os
@@ -68,15 +71,22 @@ def fresh_net(arguments: argparse.Namespace) -> Any:
     return DPA3(["O", "H"], layers=arguments.layers, precision=arguments.dtype, **options)
 
 
-def geomlib_forward(arguments: argparse.Namespace) -> tuple[Any, Callable[[], tuple[Any, Any]], dict[str, int]]:
-    """The net, a function that gives energy and forces, and the sizes of the graph."""
+Forward = Callable[[], tuple[Any, Any]]
+
+
+def geomlib_forward(arguments: argparse.Namespace) -> tuple[Any, Forward, Forward, dict[str, int]]:
+    """The net, a function that gives energy and forces, the same one eager, and the sizes of the graph."""
     import torch
 
     from geomlib.data.graph import GraphData
     from geomlib.nn.derivative import Derivatives
 
     positions, numbers, _ = water_frame()
-    net = Derivatives(fresh_net(arguments))
+    net = eager = Derivatives(fresh_net(arguments))
+    if arguments.compile:
+        from geomlib.nn.compiled import CompiledDerivatives
+
+        net = CompiledDerivatives(eager.net)
     graph = GraphData(
         pos=torch.from_numpy(positions),
         atomic_number=torch.from_numpy(numbers),
@@ -85,14 +95,19 @@ def geomlib_forward(arguments: argparse.Namespace) -> tuple[Any, Callable[[], tu
     )
     net.spec.build(graph)
 
-    def forward() -> tuple[Any, Any]:
-        out = net(graph)
+    def forward(evaluate: Derivatives = net) -> tuple[Any, Any]:
+        out = evaluate(graph)
         return out["energy"], out["forces"]
 
-    return net, forward, {"edges": graph.num_edges, "angles": int(graph.line_index.shape[1])}
+    return (
+        net,
+        forward,
+        lambda: forward(eager.train(net.training)),
+        {"edges": graph.num_edges, "angles": int(graph.line_index.shape[1])},
+    )
 
 
-def peer_forward(arguments: argparse.Namespace) -> tuple[Any, Callable[[], tuple[Any, Any]], dict[str, int]]:
+def peer_forward(arguments: argparse.Namespace) -> tuple[Any, Forward, Forward, dict[str, int]]:
     """The same with deepmd-kit, from the exported weights."""
     import deepmd.pt  # noqa: F401 - registers its models
     import torch
@@ -109,7 +124,7 @@ def peer_forward(arguments: argparse.Namespace) -> tuple[Any, Callable[[], tuple
         out = model(coordinates, types, box=box)
         return out["energy"], out["force"]
 
-    return model, forward, {}
+    return model, forward, forward, {}
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -117,38 +132,57 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(arguments.threads)
-    net, forward, sizes = (geomlib_forward if arguments.side == "geomlib" else peer_forward)(arguments)
+    net, forward, eager, sizes = (geomlib_forward if arguments.side == "geomlib" else peer_forward)(arguments)
     train = arguments.mode == "train"
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
     net.train(train)
     net.requires_grad_(train)
 
-    def step() -> None:
-        energy, forces = forward()
+    def step(evaluate: Forward = forward) -> None:
+        energy, forces = evaluate()
         if train:
             loss = (energy / forces.shape[-2]).square().sum() + forces.square().mean()
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
 
+    start = time.perf_counter()
     energy, forces = forward()
+    first = time.perf_counter() - start
     np.savez(
         Path(arguments.folder) / f"{arguments.side}-{arguments.mode}.npz",
         energy=energy.detach().numpy().reshape(-1),
         forces=forces.detach().numpy().reshape(-1, 3),
     )
     del energy, forces
+    step()
+    if arguments.compile:
+        forget_peak()
     times = []
-    for _ in range(arguments.repeats + 1):
+    for _ in range(arguments.repeats):
         start = time.process_time()
         step()
         times.append(time.process_time() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = peak_memory() if arguments.compile else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     if arguments.profile:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
             step()
         print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=25), file=sys.stderr)
-    return {"cpu_s": min(times[1:]), "peak_gib": peak, "flops": count_operations(step), **sizes}
+    operations = count_operations(lambda: step(eager))
+    return {"cpu_s": min(times), "peak_gib": peak, "first_s": first, "flops": operations, **sizes}
+
+
+def forget_peak() -> None:
+    """Hand freed memory back and let the system's count of the peak begin again."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory() -> float:
+    """The peak since `forget_peak` [GiB]."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 2**20
 
 
 def count_operations(step: Callable[[], None]) -> int:
@@ -240,7 +274,7 @@ def measure_all(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
     }
     for (side, mode), row in rows.items():
         prefix = f"{mode}_" if side == "geomlib" else f"peer_{mode}_"
-        result.update({f"{prefix}{key}": row[key] for key in ("cpu_s", "peak_gib")})
+        result.update({f"{prefix}{key}": row[key] for key in ("cpu_s", "peak_gib", "first_s")})
         result[f"{prefix}gflop"] = 1e-9 * row["flops"]
         result[f"{prefix}over_limit"] = row["cpu_s"] * result["gflops"] / result[f"{prefix}gflop"]
     if arguments.peer:
@@ -284,6 +318,8 @@ def table(arguments: argparse.Namespace, result: dict[str, Any]) -> list[str]:
         if arguments.peer:
             ratios = [result[f"{mode}_{key}_ratio"] for key in ("cpu_s", "peak_gib")]
             lines.append(f"{label:23s}{'ratio':11s}{ratios[0]:8.2f}{ratios[1]:10.2f}")
+    if arguments.compile:
+        lines.append(f"first call: {result['infer_first_s']:.0f} s, in training {result['train_first_s']:.0f} s")
     if arguments.peer:
         lines.append(
             f"same weights: energies differ by {result['energy_difference']:.1e} eV, forces by at most "
