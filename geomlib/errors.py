@@ -8,6 +8,7 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "CompileError",
     "ConfigError",
     "DataError",
     "FileFormatError",
@@ -64,6 +65,10 @@ class MissingExtra(GeomlibError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package '{package}': pip install 'geomlib[{extra}]'")
+
+
+class CompileError(GeomlibError):
+    """Compiled code can't be made, or it doesn't give what eager evaluation gives."""
 
 
 class GeomlibWarning(UserWarning):

@@ -42,6 +42,20 @@ class Net(nn.Module):
         """Predict the fields in `outputs` for a graph or a batch that was built by `spec`."""
         raise TypeError(f"{type(self).__name__} must define forward(batch)")
 
+    def traced_inputs(self, batch: GraphData) -> dict[str, Tensor]:
+        """The tensors that `forward` reads where it is compiled, of a graph or batch; checks are made here.
+
+        A compiled `forward` gets these by name (a `geomlib.nn.tracing.TracedBatch`), besides `pos`, `cell` and
+        `node_graph`, and may not look at values. A net whose `forward` derives numbers of items from values
+        overrides this and does so here. A name outside the field table has its items along the first axis.
+
+        Raises:
+            DataError: the batch is not what the net wants.
+        """
+        self.spec.check(batch)
+        names = [*self.inputs, *(name for builder in self.spec.builders for name in builder.provides)]
+        return {name: batch[name] for name in names if name in batch}
+
     def fit_statistics(self, graphs: Iterable[GraphData]) -> None:
         """Fill the buffers that hold data statistics; called once at the start of a fresh fit.
 

@@ -1,0 +1,186 @@
+"""`CompiledDerivatives`: energy, forces, virial and stress by code that `torch.compile` makes."""
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch._dynamo
+from torch import Tensor
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+from torch._inductor.cpp_builder import get_cpp_compiler
+from torch._inductor.exc import InvalidCxxCompiler
+
+from geomlib.data.graph import GraphData
+from geomlib.errors import CompileError, GeomlibWarning
+from geomlib.nn.agreement import lowest_precision, require_agreement
+from geomlib.nn.derivative import Derivatives, stress_of
+from geomlib.nn.symbolic import Trace, item_axis, trace, traceable, traced_inputs
+
+__all__ = ["INDUCTOR_OPTIONS", "CompiledDerivatives", "require_cxx"]
+
+logger = logging.getLogger(__name__)
+
+INDUCTOR_OPTIONS: Mapping[str, Any] = {"pattern_matcher": False}
+"""What Inductor is told always: with its pattern matcher, version 2.13 gave wrong forces of DPA3 on a CPU."""
+
+
+class CompiledDerivatives(Derivatives):
+    """As `Derivatives`, compiled on first use: the same numbers, some time later.
+
+    Training and evaluation are compiled apart, and batches with other fields again; batches of other sizes are not.
+    The first batch of each is evaluated in both ways, in training with the gradient of the parameters, and a
+    difference is an error. A batch with fewer than two atoms, edges or angles is evaluated without compiled code.
+    Should torch want to compile again and again, a warning is given and what follows is eager.
+
+    Args:
+        net: as for `Derivatives`; its `forward` can be traced (see `geomlib.nn.tracing`).
+        tf32: let a GPU multiply float32 matrices in TF32 where this code runs. Unmeasured; the derivative of a loss
+            runs outside of it.
+        options: for Inductor, e.g. `{"triton.cudagraphs": True}` for a GPU and batches of one size. Unmeasured.
+
+    Raises:
+        CompileError: on the first call: no C++ compiler, a net that can't be traced, code that differs from eager.
+    """
+
+    def __init__(self, net: Any, *, tf32: bool = False, options: Mapping[str, Any] | None = None) -> None:
+        super().__init__(net)
+        self.tf32 = tf32
+        self.options = {**INDUCTOR_OPTIONS, **(options or {})}
+        self._programs: dict[tuple[Any, ...], _Program | None] = {}
+        self._weights: tuple[Any, ...] = ()
+
+    def forward(self, batch: GraphData) -> dict[str, Tensor]:
+        """As `Derivatives.forward`."""
+        inputs = traced_inputs(self.net, batch)
+        if not traceable(inputs):
+            return super().forward(batch)
+        program = self._program(inputs)
+        if program is None:
+            return super().forward(batch)
+        try:
+            with torch.set_grad_enabled(self.training), _tf32(self.tf32):
+                values = program(inputs)
+        except FailOnRecompileLimitHit:
+            self._programs[self._key(inputs)] = None
+            warnings.warn(
+                "torch has compiled this net for too many kinds of batches and gives up; what follows is evaluated "
+                "without compiled code, at its speed",
+                GeomlibWarning,
+                stacklevel=2,
+            )
+            return super().forward(batch)
+        outputs = self._of_graphs(values, batch)
+        if not program.checked:
+            self._compare(outputs, super().forward(batch))
+            program.checked = True
+        return outputs
+
+    def _of_graphs(self, values: dict[str, Tensor], batch: GraphData) -> dict[str, Tensor]:
+        """Outputs without the empty graph that was added, and with the stress."""
+        of_graph = ("energy", "virial")
+        outputs = {name: value[: batch.num_graphs] if name in of_graph else value for name, value in values.items()}
+        stress = stress_of(outputs["virial"], batch)
+        return outputs if stress is None else {**outputs, "stress": stress}
+
+    def _key(self, inputs: Mapping[str, Tensor]) -> tuple[Any, ...]:
+        return (self.training, *((name, value.dtype, value.device) for name, value in inputs.items()))
+
+    def _program(self, inputs: Mapping[str, Tensor]) -> "_Program | None":
+        weights = (*self.parameters(), *self.buffers())
+        signature = tuple((id(value), value.dtype, value.device, value.requires_grad) for value in weights)
+        if signature != self._weights:  # moved, frozen, or given other tensors
+            self._programs, self._weights = {}, signature
+        key = self._key(inputs)
+        if key not in self._programs:
+            self._programs[key] = _Program(self.net, inputs, self.options)
+        return self._programs[key]
+
+    def _compare(self, outputs: Mapping[str, Tensor], eager: Mapping[str, Tensor]) -> None:
+        weights = dict(self.named_parameters())
+        dtype = lowest_precision(weights.values())
+        require_agreement(outputs, eager, dtype, "torch.compile")
+        parameters = {name: value for name, value in weights.items() if value.requires_grad}
+        if not self.training or not parameters:
+            return
+        compiled, expected = (
+            torch.autograd.grad(_probe(values), list(parameters.values()), retain_graph=True, materialize_grads=True)
+            for values in (outputs, eager)
+        )
+        require_agreement(
+            dict(zip(parameters, compiled, strict=True)),
+            dict(zip(parameters, expected, strict=True)),
+            dtype,
+            "torch.compile, gradient of",
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy compiles for itself."""
+        return {**self.__dict__, "_programs": {}, "_weights": ()}
+
+
+class _Program:
+    """A trace with the code that is made of it on the first call."""
+
+    def __init__(self, net: Any, inputs: Mapping[str, Tensor], options: Mapping[str, Any]) -> None:
+        require_cxx()
+        start = time.perf_counter()
+        self.trace: Trace = trace(net, inputs)
+        logger.info("traced %s in %.1f s", type(net).__name__, time.perf_counter() - start)
+        self.compiled = torch.compile(self.trace.graph, dynamic=True, fullgraph=True, options=dict(options))
+        self.checked = False
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        for name, value in inputs.items():
+            torch._dynamo.mark_dynamic(value, item_axis(name))
+        start = time.perf_counter()
+        try:
+            values = self.compiled(*inputs.values())
+        except FailOnRecompileLimitHit:
+            raise
+        except TorchDynamoException as error:
+            reason = next((line for line in reversed(str(error).splitlines()) if "Error" in line), str(error))
+            raise CompileError(f"torch.compile failed: {reason.strip()}; go on without compiling") from error
+        if not self.checked:
+            logger.info("compiled in %.0f s", time.perf_counter() - start)
+        return dict(zip(self.trace.outputs, values, strict=True))
+
+
+def require_cxx() -> None:
+    """Raise unless there is a C++ compiler, which compiling needs.
+
+    Raises:
+        CompileError: there is none.
+    """
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        raise CompileError(
+            "compiling needs a C++ compiler: install g++ (Debian: apt install g++; conda: conda install cxx-compiler) "
+            "or name one in the environment variable CXX, or go on without compiling"
+        ) from None
+
+
+def _probe(outputs: Mapping[str, Tensor]) -> Tensor:
+    """A number that depends on every output in its own way."""
+    generator = torch.Generator().manual_seed(0)
+    total = torch.zeros((), dtype=torch.float64)
+    for name in ("energy", "forces", "virial"):
+        value = outputs[name]
+        weights = torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value.device)
+        total = total.to(value.device) + (weights * value).sum()
+    return total
+
+
+@contextmanager
+def _tf32(wanted: bool) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    if wanted:
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
