@@ -285,7 +285,7 @@ class DPA3(Net):
             edge = self.edge_embedding(geometry.length)
         else:
             edge = self.activation(self.edge_embedding(geometry.radial))
-        execution = Execution(geometry, "none" if tracing() else self.recompute, self.budget)
+        execution = Execution(geometry, "autograd" if tracing() else self.recompute, self.budget)
         angle = None
         for position, block in enumerate(self.blocks, start=1):
             embedding_weight = self.angle_embedding.weight if position == 1 else None
