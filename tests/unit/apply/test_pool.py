@@ -44,8 +44,6 @@ def test_diverse_ones_are_no_copies():
     first, second = molecule("H2O"), molecule("H2O")
     second.positions[1] *= 1.3
     copies = [first.copy() for _ in range(8)] + [second.copy() for _ in range(4)]
-    for seed, atoms in enumerate(copies):
-        atoms.rattle(1e-4, seed=seed)
     deviation = np.linspace(2, 1, 12)
     assert pick(copies, deviation, 2).tolist() == [0, 1]
     chosen = pick(copies, deviation, 2, diverse=True)
