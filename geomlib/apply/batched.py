@@ -1,7 +1,7 @@
 """Many structures that move at the same time: their positions, neighbour lists and evaluation as one batch."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,13 +16,13 @@ from torch import Tensor
 
 from geomlib.apply.ase import Calculator
 from geomlib.apply.batched_neighbors import BatchedVerletList
-from geomlib.apply.budget import Budget, Size, is_out_of_memory, size_of, total
+from geomlib.apply.budget import Budget, Size, is_out_of_memory, total
 from geomlib.data.graph import GraphData, collate
 from geomlib.errors import DataError
 from geomlib.graphs.line import LineGraph
 from geomlib.graphs.radius import RadiusEdges
 
-__all__ = ["Failure", "Member", "Predictions", "StructureBatch", "Waiting", "admit", "fixed_atoms", "frame_of"]
+__all__ = ["Member", "Predictions", "StructureBatch", "admit", "fixed_atoms", "frame_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,90 +278,6 @@ class StructureBatch:
         if float(distances[one, other]) > 0.4:
             return ""
         return f": atoms {one} and {other} overlap, {float(distances[one, other]):.2g} Å apart"
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A structure that could not be done; the others went on.
-
-    Attributes:
-        index: its position among all structures.
-        reason: what went wrong, in one line.
-        steps: taken before that.
-        atoms: the structure as it came.
-    """
-
-    index: int
-    reason: str
-    steps: int
-    atoms: Atoms
-
-
-class Waiting:
-    """Structures that wait for a place in a batch.
-
-    Structures with and without a charge or spin can't be in one batch; those alike go one after the other.
-
-    Args:
-        calculator: that will evaluate them.
-        structures: all of them.
-        budget: how many have a place at once.
-        require: raises `DataError` for a structure that can't take part for another reason.
-        first: structures before this one are left out.
-    """
-
-    def __init__(
-        self,
-        calculator: Calculator,
-        structures: Sequence[Atoms],
-        budget: Budget,
-        require: Callable[[Atoms], object] | None = None,
-        first: int = 0,
-    ) -> None:
-        self._calculator, self._structures, self._budget, self._require = calculator, structures, budget, require
-        self._order = sorted(range(first, len(structures)), key=lambda index: _kind(structures[index]))
-        self._next = 0
-        self._prepared: tuple[Member, Size] | None = None
-
-    def __bool__(self) -> bool:
-        return self._next < len(self._order)
-
-    def refill(self, batch: StructureBatch) -> tuple[list[Member], list[Failure]]:
-        """Let in what the budget allows; returns who came, and who can't take part at all."""
-        room = total(batch.sizes())
-        came: list[Member] = []
-        failures: list[Failure] = []
-        while self:
-            index = self._order[self._next]
-            atoms = self._structures[index]
-            present = [*batch.members, *came]
-            if present and _kind(present[0].atoms) != _kind(atoms):
-                break
-            if self._prepared is None:
-                try:
-                    if self._require is not None:
-                        self._require(atoms)
-                    member = admit(self._calculator, index, atoms)
-                    graph = copy.copy(member.graph)
-                    self._prepared = (member, size_of(self._calculator.spec.prepare(graph), self._calculator.spec))
-                except DataError as error:
-                    failures.append(Failure(index, str(error), 0, atoms))
-                    self._next += 1
-                    continue
-            member, size = self._prepared
-            if present and not self._budget.fits(room + size, batch.device):
-                break
-            room = room + size
-            came.append(member)
-            self._prepared = None
-            self._next += 1
-        if came:
-            batch.add(came)
-        return came, failures
-
-
-def _kind(atoms: Atoms) -> tuple[bool, ...]:
-    return tuple(key in atoms.info for key in ("charge", "spin"))
 
 
 def frame_of(batch: StructureBatch, position: int, predictions: Predictions) -> Atoms:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geomlib.apply.ase import Calculator
-from geomlib.apply.batched import Failure, Predictions, StructureBatch, Waiting, frame_of
+from geomlib.apply.batched import Predictions, StructureBatch, frame_of
+from geomlib.apply.batched_waiting import Failure, Waiting
 from geomlib.apply.budget import Budget
 from geomlib.apply.dynamics import Settings, Simulation
 from geomlib.apply.simulation_log import DynamicsSummary, beside, read_log, summarize

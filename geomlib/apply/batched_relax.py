@@ -11,9 +11,10 @@ from ase.io import read
 from torch import Tensor
 
 from geomlib.apply.ase import Calculator
-from geomlib.apply.batched import Failure, Member, Predictions, StructureBatch, Waiting, frame_of
+from geomlib.apply.batched import Member, Predictions, StructureBatch, frame_of
 from geomlib.apply.batched_cell import CellCoordinates
 from geomlib.apply.batched_optimizers import BATCHED_OPTIMIZERS, longest_row
+from geomlib.apply.batched_waiting import Failure, Waiting
 from geomlib.apply.budget import Budget
 from geomlib.apply.relax import Relaxation, RelaxSettings, check_settings, end_of, strain_mask
 from geomlib.apply.trajectory import TrajectoryFile

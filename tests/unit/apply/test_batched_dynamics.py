@@ -12,8 +12,8 @@ from ase.constraints import FixAtoms
 from ase.io import read
 
 from geomlib.apply.ase import Calculator
-from geomlib.apply.batched import Failure
 from geomlib.apply.batched_dynamics import BatchedSimulation, Simulated, simulate_batched
+from geomlib.apply.batched_waiting import Failure
 from geomlib.apply.dynamics import Settings, Simulation
 from geomlib.apply.simulation_log import beside, read_log
 from geomlib.errors import ConfigError

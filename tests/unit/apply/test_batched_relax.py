@@ -12,10 +12,10 @@ from ase.io import read
 
 from geomlib.apply import batched
 from geomlib.apply.ase import Calculator
-from geomlib.apply.batched import Failure
 from geomlib.apply.batched_cell import CellCoordinates
 from geomlib.apply.batched_optimizers import BatchedFIRE, BatchedLBFGS
 from geomlib.apply.batched_relax import BatchedRelaxation, relax_all_batched, relax_batched, relax_batched_iter
+from geomlib.apply.batched_waiting import Failure
 from geomlib.apply.budget import Budget, Size
 from geomlib.apply.relax import Relaxation, RelaxSettings, relax
 from geomlib.errors import ConfigError
