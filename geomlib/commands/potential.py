@@ -17,7 +17,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="a model file (.safetensors), a checkpoint (.ckpt) or a committee (committee.json)",
+        help="a model file (.safetensors; FILE#HEAD for one of its heads), a checkpoint (.ckpt) "
+        "or a committee (committee.json)",
     )
     parser.add_argument(
         "--committee", nargs="+", action="extend", default=[], metavar="FILE", help="models that join MODEL"

@@ -12,7 +12,7 @@ from geomlib.training.cli import RECIPE_KEYS
 
 RECIPES = [recipe for recipe in recipes() if not recipe.name.startswith("_parts")]
 PARTS = [recipe for recipe in recipes() if recipe.name.startswith("_parts")]
-SMOKE = [recipe for recipe in RECIPES if recipe.name.endswith("/smoke")]
+SMOKE = [recipe for recipe in RECIPES if recipe.name.endswith("smoke")]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)

@@ -3,14 +3,17 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from geomlib.cli import main
+from geomlib.files.deepmd import import_deepmd
+from geomlib.files.header import read_manifest
 from geomlib.files.manifest import manifest_of
-from geomlib.files.modelfile import save
-from geomlib.models import DPA3
+from geomlib.files.modelfile import load, save
+from geomlib.models import DPA3, MultiHeadDPA3
 from geomlib.nn.derivative import Derivatives
 
 WIDTHS = {"node_dim": 8, "edge_dim": 6, "angle_dim": 4, "layers": 1, "fitting_layers": [8]}
@@ -128,3 +131,57 @@ def test_wrong_usage(words, capsys):
 def test_help_is_light():
     code = "import sys; from geomlib.cli import main; main(['model', '--help']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+
+
+# ---------------------------------------------------------------- heads
+
+
+@pytest.fixture
+def joint(tmp_path):
+    net = MultiHeadDPA3(["water", "alloy"], elements=["H", "O", "Cu"], fitting="shared", **WIDTHS)
+    net.energy_bias.copy_(torch.arange(6.0).reshape(2, 3))
+    return save(net, tmp_path / "joint.safetensors")
+
+
+def test_info_lists_the_heads(joint, capsys):
+    for name in (str(joint), f"{joint}#water"):
+        assert main(["model", "info", name]) == 0
+        assert "heads         alloy water" in capsys.readouterr().out
+    assert main(["model", "info", str(joint), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["heads"] == ["alloy", "water"]
+
+
+def test_verify_runs_every_head_or_the_one_named(joint, capsys):
+    assert main(["model", "verify", str(joint)]) == 0
+    said = capsys.readouterr().out
+    assert "finite outputs of head alloy" in said and "finite outputs of head water" in said
+    assert main(["model", "verify", f"{joint}#water"]) == 0
+    assert "of head" not in capsys.readouterr().out
+    assert main(["model", "verify", f"{joint}#watr"]) == 1
+    said = capsys.readouterr().err.strip()
+    assert said.endswith("has no head 'watr' (did you mean 'water'?); it has alloy, water") and "\n" not in said
+
+
+def test_a_head_is_named_behind_the_file_wherever_a_model_is_asked_for(joint, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    water = "3\n\nO 0.0 0.0 0.0\nH 0.97 0.0 0.0\nH -0.2 0.95 0.0\n"
+    (tmp_path / "water.xyz").write_text(water)
+    assert main(["relax", f"{joint}#water", "water.xyz", "--steps", "1", "--json"]) in (0, 1)
+    one = json.loads(capsys.readouterr().out)
+    assert one
+    assert main(["relax", str(joint), "water.xyz"]) == 1
+    said = capsys.readouterr().err.strip()
+    assert "holds several heads" in said and said.endswith("it has alloy, water") and "\n" not in said
+
+
+def test_an_import_without_a_head_keeps_all(tmp_path, capsys):
+    source = Path(__file__).parents[4] / "shared" / "data" / "dpa3_parity" / "p4_multitask.pt"
+    if not source.is_file():
+        pytest.skip("the real data are not beside the repository (../shared/data)")
+    target = tmp_path / "all.safetensors"
+    assert main(["model", "import", str(source), str(target)]) == 0
+    assert "heads         Mol_wB97X Water_PBE0" in capsys.readouterr().out
+    for head in ("Mol_wB97X", "Water_PBE0"):
+        one = import_deepmd(source, head)
+        assert all(torch.equal(v, load(target, head=head).net.state_dict()[k]) for k, v in one.state_dict().items())
+    assert "head" not in read_manifest(target)["source"]
