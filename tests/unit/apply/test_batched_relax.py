@@ -20,6 +20,7 @@ from geomlib.apply.budget import Budget, Size
 from geomlib.apply.relax import Relaxation, RelaxSettings, relax
 from geomlib.errors import ConfigError
 from geomlib.models import DPA3
+from geomlib.nn.derivative import Derivatives
 from geomlib.testing import ToyPotential, perturb_parameters
 
 FIRE = RelaxSettings(optimizer="fire")
@@ -264,7 +265,11 @@ def test_other_errors_are_not_swallowed():
         relax_batched(molecules(), Calculator(Broken(["H", "O", "C"])), FIRE)
 
 
-def test_with_and_without_charge_go_apart():
+def test_with_and_without_charge_go_apart(monkeypatch):
+    calls, forward = [], Derivatives.forward
+    monkeypatch.setattr(
+        Derivatives, "forward", lambda self, batch: calls.append(batch.num_graphs) or forward(self, batch)
+    )
     structures = molecules()
     for atoms in structures[::2]:
         atoms.info["charge"] = 0
@@ -276,6 +281,7 @@ def test_with_and_without_charge_go_apart():
     found = relax_batched(structures, Calculator(net, dtype="float64"), RelaxSettings(optimizer="fire", steps=3))
     assert [row.atoms.info["structure"] for row in found] == list(range(5))
     assert [row.atoms.info.get("charge") for row in found] == [0, None, 0, None, 0]
+    assert calls == [2] * 4 + [3] * 4  # the start and three steps of each kind
 
 
 def test_nothing_to_do():
