@@ -122,6 +122,7 @@ class StructureBatch:
         self._templates: dict[tuple[int, int], GraphData] = {}
         self._parts: list[tuple[int, int]] | None = None
         self._wide: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._part_sizes: dict[tuple[int, int], Size] = {}
         self.pos = torch.zeros(0, 3, dtype=torch.float64, device=self.device)
         self.cell = torch.zeros(0, 3, 3, dtype=torch.float64, device=self.device)
         self._arrange()
@@ -199,12 +200,15 @@ class StructureBatch:
     def _forget_parts(self) -> None:
         self._parts = None
         self._wide.clear()
+        self._part_sizes.clear()
 
     def _part(
         self, first: int, last: int, problems: dict[int, str]
     ) -> list[tuple[Float[Tensor, " graphs"], Float[Tensor, "nodes 3"], Float[Tensor, "graphs 3 3"]]]:
         """Predictions of consecutive structures; smaller parts where they don't fit or one of them can't be done."""
-        size = total(self.sizes()[first:last])
+        if (first, last) not in self._part_sizes:
+            self._part_sizes[first, last] = total(self.sizes()[first:last])
+        size = self._part_sizes[first, last]
         try:
             return [self._budget.run(size, self.device, lambda: self._predict(first, last))]
         except DataError as error:
