@@ -90,6 +90,20 @@ def test_a_common_drift_needs_no_new_list():
     assert lists.builds == 4
 
 
+def test_strain_alone_needs_a_new_list_only_when_the_skin_is_used_up():
+    """The reach of 3.5 Å shrinks with the cell: 3.33 Å after 5 %, 2.8 Å after 20 %, and 3 Å are needed."""
+    for squeeze, builds in ((0.95, 3), (0.8, 4)):
+        some, lists = Some(), BatchedVerletList(EDGES, 0.5)
+        lists.add(3)
+        some.update(lists)
+        strain = torch.diag(torch.tensor([1.0, squeeze, 1.0]).double())
+        some.cell[0] = some.cell[0] @ strain
+        some.pos = torch.where((some.node_graph == 0).unsqueeze(1), some.pos @ strain, some.pos)
+        some.update(lists)
+        assert lists.builds == builds
+        assert some.edges(lists, 0) == some.expected(0)
+
+
 def test_joined_lists_count_atoms_from_the_first():
     some, lists = Some(), BatchedVerletList(EDGES, 0.5)
     lists.add(3)
