@@ -57,6 +57,8 @@ class Calculator(AseCalculator):
         dtype: `"float32"`, `"float64"` or a torch dtype; the precision of the file or net if not given.
         skin: extra radius of the neighbour list [Å]; a list is used until atoms have moved by half of it. 0 makes a
             new list at every step. Results do not depend on it.
+        compile: make fast code of the net when it is used first, which takes a minute or so (see
+            `geomlib.nn.compiled`). A compiled file (`.pt2`) is compiled already.
 
     Properties: energy, free_energy (the same) [eV], energies [eV], forces [eV/Å], stress [eV/Å³, Voigt: xx yy zz yz
     xz xy]. Stress exists where there is a volume and a periodic direction.
@@ -79,11 +81,12 @@ class Calculator(AseCalculator):
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         skin: float = 0.5,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         members = _members(model)
         names = [f"model {k}" if isinstance(row, torch.nn.Module) else os.fspath(row) for k, row in enumerate(members)]
-        self.nets = [_ready(member, device, dtype) for member in members]
+        self.nets = [_ready(member, device, dtype, compile=compile) for member in members]
         self.spec = _common_spec(self.nets, names)
         self.elements = _common_elements(self.nets, names)
         self.device = _device(self.nets[0])
@@ -268,7 +271,9 @@ def _members(model: Model | Sequence[Model]) -> list[Model]:
     return members
 
 
-def _ready(model: Model, device: str | torch.device | None, dtype: str | torch.dtype | None) -> AnyNet:
+def _ready(
+    model: Model, device: str | torch.device | None, dtype: str | torch.dtype | None, *, compile: bool
+) -> AnyNet:
     """A net in evaluation mode, with derivatives, that is nobody else's."""
     if isinstance(model, torch.nn.Module):
         net = place(copy.deepcopy(model), device, dtype)
@@ -278,6 +283,10 @@ def _ready(model: Model, device: str | torch.device | None, dtype: str | torch.d
         raise ConfigError(f"{_name(model)} predicts {list(net.outputs)}; a calculator needs 'energy'")
     if "forces" not in net.outputs:
         net = Derivatives(net)
+    if compile and type(net) is Derivatives:
+        from geomlib.nn.compiled import CompiledDerivatives
+
+        net = CompiledDerivatives(net.net)
     return net.eval().requires_grad_(False)
 
 

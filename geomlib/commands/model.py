@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geomlib.errors import DataError, FileFormatError
+from geomlib.errors import ConfigError, DataError, FileFormatError
 
 if TYPE_CHECKING:
     from geomlib.data.graph import GraphData
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["configure", "run"]
 
-_ENDINGS = {".dp": "deepmd", ".yaml": "deepmd", ".yml": "deepmd"}
+_ENDINGS = {".dp": "deepmd", ".yaml": "deepmd", ".yml": "deepmd", ".pt2": "compiled"}
 """Ending of an exported file → its format."""
 
 
@@ -21,7 +21,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `geomlib model`."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     info = actions.add_parser("info", help="what a model file says about itself")
-    info.add_argument("file", metavar="FILE", help="a model file (.safetensors) or a checkpoint (.ckpt)")
+    info.add_argument(
+        "file", metavar="FILE", help="a model file (.safetensors), a checkpoint (.ckpt) or a compiled file (.pt2)"
+    )
     importing = actions.add_parser("import", help="make a model file of a DPA3 model of deepmd-kit")
     importing.add_argument("source", metavar="SRC", help="a .dp, .yaml or training .pt file")
     importing.add_argument("target", metavar="DST", help="the model file to write (.safetensors)")
@@ -29,10 +31,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     importing.add_argument(
         "--dtype", choices=("float32", "float64"), help="precision to store; that of SRC if not given"
     )
-    exporting = actions.add_parser("export", help="write a model for another program: deepmd-kit, and by it LAMMPS")
+    exporting = actions.add_parser(
+        "export", help="write a model as native code (.pt2), or for deepmd-kit and by it LAMMPS"
+    )
     exporting.add_argument("source", metavar="MODEL", help="a model file (.safetensors) or a checkpoint (.ckpt)")
     exporting.add_argument("target", metavar="OUT", help=f"the file to write ({', '.join(_ENDINGS)})")
     exporting.add_argument("--head", help="which head of a model that has several")
+    exporting.add_argument("--device", help="what a compiled file (.pt2) is for, e.g. cuda; the CPU if not given")
     exporting.add_argument(
         "--format", choices=sorted(set(_ENDINGS.values())), help="what to write; by the ending of OUT if not given"
     )
@@ -40,7 +45,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--dtype", choices=("float32", "float64"), help="precision to store; that of MODEL if not given"
     )
     verify = actions.add_parser("verify", help="load a model file strictly and run it once")
-    verify.add_argument("file", metavar="FILE", help="a model file (.safetensors) or a checkpoint (.ckpt)")
+    verify.add_argument(
+        "file", metavar="FILE", help="a model file (.safetensors), a checkpoint (.ckpt) or a compiled file (.pt2)"
+    )
     for action in (info, importing, exporting, verify):
         action.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -61,6 +68,10 @@ def _manifest(file: str) -> dict[str, Any]:
         from geomlib.files.checkpoint import checkpoint_manifest
 
         return checkpoint_manifest(file)
+    if Path(file).suffix == ".pt2":
+        from geomlib.files.compiled import read_compiled_manifest
+
+        return read_compiled_manifest(Path(file))
     from geomlib.files.header import read_manifest, split_head
 
     return read_manifest(split_head(file)[0])
@@ -80,7 +91,7 @@ def _describe(file: str, manifest: dict[str, Any]) -> list[str]:
         )
     outputs = manifest.get("outputs", {})
     rows["outputs"] = ", ".join(f"{name} [{row['unit'] or '1'} per {row['level']}]" for name, row in outputs.items())
-    for key in ("trained_on", "metrics", "source"):
+    for key in ("trained_on", "metrics", "source", "compiled"):
         rows[key.replace("_", " ")] = ", ".join(f"{name} {value}" for name, value in (manifest.get(key) or {}).items())
     for key in ("licence", "citation", "created"):
         rows[key] = str(manifest.get(key) or "")
@@ -118,8 +129,15 @@ def _export(args: argparse.Namespace) -> int:
     form = args.format or _ENDINGS.get(Path(args.target).suffix)
     if form is None:
         raise FileFormatError(f"{args.target}: no format is written with this ending; use {', '.join(_ENDINGS)}")
-    net = load(args.source, dtype=args.dtype, head=args.head)
-    file, next_step = {"deepmd": _export_deepmd}[form](net, args)
+    if args.device is not None and form != "compiled":
+        raise ConfigError(f"--device is for compiled files (.pt2), not for the format {form}")
+    if Path(args.source).suffix == ".pt2":
+        from geomlib.files.compiled import load_model_inside
+
+        net = load_model_inside(Path(args.source), args.device, args.dtype)
+    else:
+        net = load(args.source, args.device, dtype=args.dtype, head=args.head)
+    file, next_step = {"deepmd": _export_deepmd, "compiled": _export_compiled}[form](net, args)
     if args.json:
         print(json.dumps({"file": str(file), "format": form, "bytes": file.stat().st_size}))
     else:
@@ -132,6 +150,13 @@ def _export_deepmd(net: "AnyNet", args: argparse.Namespace) -> tuple[Path, str]:
 
     file = export_deepmd(net, args.target)
     return file, f"dp convert-backend {file} {file.with_suffix('.pth')}"
+
+
+def _export_compiled(net: "AnyNet", args: argparse.Namespace) -> tuple[Path, str]:
+    from geomlib.files.compiled import export_compiled
+
+    file = export_compiled(net, Path(args.target))
+    return file, f"geomlib md {file} STRUCTURE   (a compiled file holds native code: open only those that you trust)"
 
 
 def _verify(args: argparse.Namespace) -> int:

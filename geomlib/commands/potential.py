@@ -13,18 +13,19 @@ structure_help = "a file that ASE reads, with @INDEX for one of its frames, or c
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add MODEL, --device, --dtype and --json."""
+    """Add MODEL, --committee, --device, --dtype, --compile and --json."""
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="a model file (.safetensors; FILE#HEAD for one of its heads), a checkpoint (.ckpt) "
-        "or a committee (committee.json)",
+        help="a model file (.safetensors; FILE#HEAD for one of its heads), a checkpoint (.ckpt), "
+        "a compiled file (.pt2) or a committee (committee.json)",
     )
     parser.add_argument(
         "--committee", nargs="+", action="extend", default=[], metavar="FILE", help="models that join MODEL"
     )
     parser.add_argument("--device", help="e.g. cuda; the CPU if not given")
     parser.add_argument("--dtype", choices=("float32", "float64"), help="precision; that of the model if not given")
+    parser.add_argument("--compile", action="store_true", help="compile MODEL first: faster after a minute or so")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -32,7 +33,7 @@ def make_calculator(args: argparse.Namespace) -> "Calculator":
     """The calculator that the options describe."""
     from geomlib.apply.ase import Calculator
 
-    return Calculator([args.model, *args.committee], device=args.device, dtype=args.dtype)
+    return Calculator([args.model, *args.committee], device=args.device, dtype=args.dtype, compile=args.compile)
 
 
 def atoms_in_a_batch(word: str) -> int | str:

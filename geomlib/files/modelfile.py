@@ -52,9 +52,10 @@ def load(
     dtype: str | torch.dtype | None = None,
     head: str | None = None,
 ) -> AnyNet:
-    """Read a net from a model file (`.safetensors`) or a checkpoint of geomlib (`.ckpt`).
+    """Read a net from a model file (`.safetensors`), a checkpoint of geomlib (`.ckpt`) or a compiled file (`.pt2`).
 
-    Nothing in a file is executed; a net is built from the family that the file names and from plain values.
+    Nothing in a model file or checkpoint is executed; a net is built from the family that the file names and from
+    plain values. A compiled file is native code, which is run: open only those that you trust.
 
     Args:
         path: the file; `FILE#HEAD` names one of several heads.
@@ -74,6 +75,10 @@ def load(
     if head is None:
         head = named
     file = existing_file(file)
+    if file.suffix == ".pt2":
+        from geomlib.files.compiled import load_compiled
+
+        return load_compiled(file, device, dtype)
     if is_checkpoint(file):
         return place(choose_head(load_checkpoint_net(file), head, str(file)), device, dtype)
     header = read_header(file)

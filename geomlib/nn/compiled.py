@@ -5,14 +5,17 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch._dynamo
+import torch._inductor
+import torch.export
 from torch import Tensor
 from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from torch._inductor.cpp_builder import get_cpp_compiler
-from torch._inductor.exc import InvalidCxxCompiler
+from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
 
 from geomlib.data.graph import GraphData
 from geomlib.errors import CompileError, GeomlibWarning
@@ -20,7 +23,7 @@ from geomlib.nn.agreement import lowest_precision, require_agreement
 from geomlib.nn.derivative import Derivatives, stress_of
 from geomlib.nn.symbolic import Trace, item_axis, trace, traceable, traced_inputs
 
-__all__ = ["INDUCTOR_OPTIONS", "CompiledDerivatives", "require_cxx"]
+__all__ = ["INDUCTOR_OPTIONS", "CompiledDerivatives", "compile_ahead", "require_cxx"]
 
 logger = logging.getLogger(__name__)
 
@@ -142,11 +145,44 @@ class _Program:
         except FailOnRecompileLimitHit:
             raise
         except TorchDynamoException as error:
-            reason = next((line for line in reversed(str(error).splitlines()) if "Error" in line), str(error))
-            raise CompileError(f"torch.compile failed: {reason.strip()}; go on without compiling") from error
+            raise CompileError(f"torch.compile failed: {_last_line(error)}; go on without compiling") from error
         if not self.checked:
             logger.info("compiled in %.0f s", time.perf_counter() - start)
         return dict(zip(self.trace.outputs, values, strict=True))
+
+
+def compile_ahead(net: Any, batch: GraphData, path: Path) -> tuple[dict[str, str], list[str]]:
+    """Write a net and its derivatives as native code (AOTInductor) that takes any sizes from two.
+
+    Args:
+        net: an energy net in evaluation mode, its parameters frozen.
+        batch: with its structure, of two graphs at least.
+        path: of the archive to write.
+
+    Returns: names and dtypes of the arguments of the code, and names of what it returns.
+
+    Raises:
+        CompileError: no C++ compiler, or compiling failed.
+    """
+    require_cxx()
+    inputs = traced_inputs(net, batch)
+    program = trace(net, inputs)
+    axes = tuple({item_axis(name): torch.export.Dim.AUTO} for name in inputs)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # torch about its own tree of arguments
+            exported = torch.export.export(program.graph, tuple(inputs.values()), dynamic_shapes=axes)
+            torch._inductor.aoti_compile_and_package(
+                exported, package_path=str(path), inductor_configs=dict(INDUCTOR_OPTIONS)
+            )
+    except (TorchDynamoException, CppCompileError, torch._dynamo.exc.UserError) as error:
+        raise CompileError(f"AOTInductor failed: {_last_line(error)}") from error
+    return {name: str(value.dtype).removeprefix("torch.") for name, value in inputs.items()}, list(program.outputs)
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in reversed(lines) if "Error" in line), lines[0] if lines else type(error).__name__)
 
 
 def require_cxx() -> None:

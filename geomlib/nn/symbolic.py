@@ -43,7 +43,7 @@ class Trace:
 def traced_inputs(net: Any, batch: GraphData) -> dict[str, Tensor]:
     """The tensors of a batch that the trace of a net takes.
 
-    A single graph gets an empty second one, so that the same code serves one graph and many.
+    A single graph gets an empty second one, and one in the open a cell of zeros, so that the same code serves all.
 
     Args:
         net: an energy net.
@@ -53,9 +53,8 @@ def traced_inputs(net: Any, batch: GraphData) -> dict[str, Tensor]:
         DataError: the batch is not what the net wants.
     """
     inputs = {"pos": batch.pos, "node_graph": batch.node_graph, **net.traced_inputs(batch)}
-    if "cell" in batch:
-        inputs["cell"] = batch.cell
     graphs = batch.num_graphs
+    inputs["cell"] = batch.cell if "cell" in batch else batch.pos.new_zeros(graphs, 3, 3)
     if graphs == 1:
         of_graphs = [name for name in inputs if name in FIELDS and FIELDS[name].level == "graph"]
         inputs |= {name: torch.cat([inputs[name], inputs[name]]) for name in of_graphs}
@@ -128,10 +127,12 @@ def _strained(pos: Tensor, strain: Tensor, fields: Mapping[str, Tensor]) -> dict
     """Fields of the batch after r → r(1+ε), as in `Derivatives`."""
     symmetric = 0.5 * (strain + strain.mT)
     of_node = symmetric.index_select(0, fields["node_graph"])
-    moved = {**fields, "pos": pos + (pos.unsqueeze(2) * of_node).sum(1)}
-    if "cell" in fields:
-        moved["cell"] = fields["cell"] + torch.bmm(fields["cell"], symmetric.to(fields["cell"].dtype))
-    return moved
+    cell = fields["cell"]
+    return {
+        **fields,
+        "pos": pos + (pos.unsqueeze(2) * of_node).sum(1),
+        "cell": cell + torch.bmm(cell, symmetric.to(cell.dtype)),
+    }
 
 
 def _symbolic(mode: FakeTensorMode, name: str, value: Tensor) -> FakeTensor:

@@ -23,7 +23,7 @@ class TracedBatch:
     """A batch as traced code sees it: named tensors, and of `GraphData` what nets read.
 
     Args:
-        fields: name → tensor, `pos` and `node_graph` among them.
+        fields: name → tensor, `pos`, `cell` and `node_graph` among them.
         graphs: number of graphs, two at least.
     """
 
@@ -57,7 +57,7 @@ class TracedBatch:
         """As `GraphData.edge_vectors`."""
         pos, (source, target) = self._fields["pos"], self._fields["edge_index"].unbind(0)
         vectors = pos.index_select(0, source) - pos.index_select(0, target)
-        if "edge_shift" not in self._fields or "cell" not in self._fields:
+        if "edge_shift" not in self._fields:
             return vectors
         cell = self._fields["cell"].index_select(0, self.node_graph.index_select(0, target))
         return vectors + (self._fields["edge_shift"].to(vectors.dtype).unsqueeze(2) * cell).sum(1)

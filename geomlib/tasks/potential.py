@@ -40,6 +40,7 @@ class PotentialTask(Task):
         freeze: names of parts (`blocks.0`) or parameters that are not trained; `*` and `?` as in file names.
         learning_rates: name of a part → factor of its learning rate; the longest name that matches counts.
         head_terms: head → terms of its loss, for a net with heads; the others have `terms`.
+        compile: make fast code of the net at the first step, which takes minutes (see `geomlib.nn.compiled`).
     """
 
     metric_candidates = ("energy", "forces", "stress", "virial")
@@ -58,10 +59,11 @@ class PotentialTask(Task):
         freeze: list[str] | None = None,
         learning_rates: dict[str, float] | None = None,
         head_terms: dict[str, list[Term]] | None = None,
+        compile: bool = False,
     ) -> None:
         chosen: Sequence[Term] = (Term("energy"), Term("forces", weight=10.0)) if terms is None else terms
         super().__init__(
-            Derivatives(net),
+            _compiled(net) if compile else Derivatives(net),
             chosen,
             optimizer,
             schedule,
@@ -132,6 +134,12 @@ class PotentialTask(Task):
                     float((row[1] / row[2]) ** 0.5),
                 )
         return metrics
+
+
+def _compiled(net: Net) -> Derivatives:
+    from geomlib.nn.compiled import CompiledDerivatives
+
+    return CompiledDerivatives(net)
 
 
 def composition_energies(graphs: Iterable[GraphData]) -> tuple[Tensor, Tensor]:
