@@ -31,8 +31,8 @@ examples:
   geomlib relax model.safetensors many.extxyz --trajectory steps.traj --resume
 
 Structures of a file are relaxed at once, in batches, unless --trajectory, --symmetry or --optimizer bfgs asks for one
-after the other; each takes the same steps either way. One that can't be relaxed at once with others is reported with
-its number, and the others go on.
+after the other; each takes the same steps either way, rounding apart. One that fails is reported with its number,
+and the others go on.
 """
 
 

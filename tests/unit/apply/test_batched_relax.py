@@ -90,7 +90,7 @@ def test_a_network_takes_the_steps_of_ase():
         net = DPA3(["H", "O", "C"], precision="float64", max_neighbors=20, max_angle_neighbors=20, **small)
     perturb_parameters(net, 0.3)
     calculator = Calculator(net)
-    settings = RelaxSettings(optimizer="fire", steps=30)
+    settings = RelaxSettings(optimizer="fire", steps=20)
     expected = alone(molecules(), calculator, settings)
     assert max(np.abs(r.atoms.positions - a.positions).max() for r, a in zip(expected, molecules(), strict=True)) > 0.01
     require_equal(relax_batched(molecules(), calculator, settings), expected, 1e-8)
@@ -100,7 +100,7 @@ def test_a_network_takes_the_steps_of_ase():
 @pytest.mark.parametrize(("cell", "pressure"), [("full", 1.0), ("isotropic", 0.0)])
 def test_cells_take_the_steps_of_ase(optimizer, cell, pressure):
     calculator = Calculator(ToyPotential(["Cu"]))
-    settings = RelaxSettings(optimizer=optimizer, cell=cell, pressure=pressure, steps=40)
+    settings = RelaxSettings(optimizer=optimizer, cell=cell, pressure=pressure, steps=25)
     expected = alone(crystals(), calculator, settings)
     require_equal(relax_batched(crystals(), calculator, settings, budget=8), expected, 1e-7)
 
@@ -166,12 +166,12 @@ def test_places_are_taken_by_those_that_wait_and_results_are_in_order():
 
 def test_lists_are_built_only_for_those_that_moved():
     calculator = Calculator(ToyPotential(["H", "O", "C"]))
-    settings = RelaxSettings(optimizer="fire", steps=50, fmax=1e-9)
+    settings = RelaxSettings(optimizer="fire", steps=30, fmax=1e-9)
     with_skin = BatchedRelaxation(molecules(), calculator, settings, skin=0.5)
     without = BatchedRelaxation(molecules(), calculator, settings, skin=0.0)
     results = [dict(run.run()) for run in (with_skin, without)]
-    assert without.batch.rebuilds == without.batch.evaluations == 5 * 51
-    assert 5 <= with_skin.batch.rebuilds < 40
+    assert without.batch.rebuilds == without.batch.evaluations == 5 * 31
+    assert 5 <= with_skin.batch.rebuilds < 30
     require_equal([results[0][k] for k in range(5)], [results[1][k] for k in range(5)], 1e-10)
 
 
@@ -245,13 +245,13 @@ class SmallMemory(ToyPotential):
 
 
 def test_running_out_of_memory_halves_the_batch():
-    calculator, few = Calculator(SmallMemory(["H", "O", "C"])), RelaxSettings(optimizer="fire", steps=20)
+    calculator, few = Calculator(SmallMemory(["H", "O", "C"])), RelaxSettings(optimizer="fire", steps=12)
     expected = alone(molecules(), Calculator(ToyPotential(["H", "O", "C"])), few)
     budget = Budget("auto", memory=2**30)
     run = BatchedRelaxation(molecules(), calculator, few, budget)
     results = dict(run.run())
     require_equal([results[k] for k in range(5)], expected, 1e-8)
-    assert not budget.fits(Size(13), calculator.device) and run.batch.evaluations < 6 * 21
+    assert not budget.fits(Size(13), calculator.device) and run.batch.evaluations < 6 * 13
     (failed, fine) = relax_batched([molecule("C60"), shaken("H2O", 1)], calculator, FIRE)
     assert "does not fit in memory (60 atoms)" in failed.reason and fine.converged
 
