@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -24,12 +23,12 @@ class _Tail:
         gate = 1.0 / (1.0 + math.exp(-threshold)) if threshold > -700 else 0.0
         self.threshold = threshold
         self.finite = math.isfinite(threshold)
-        self.offset = threshold * gate if math.isfinite(threshold) else 0.0
-        self.slope = gate + threshold * gate * (1.0 - gate) if math.isfinite(threshold) else 0.0
+        self.offset = threshold * gate if self.finite else 0.0
+        self.slope = gate + threshold * gate * (1.0 - gate) if self.finite else 0.0
 
     def mask(self, x: Tensor) -> Tensor | None:
         """Where the tail applies; None if nowhere, which on the CPU is worth one look."""
-        if not math.isfinite(self.threshold):
+        if not self.finite:
             return None
         if x.device.type == "cpu" and (x.numel() == 0 or bool(x.max() < self.threshold)):
             return None
@@ -147,8 +146,6 @@ class ActivationAt(Protocol):
     """Value and derivatives of an activation at a point, as plain tensors that may be changed in place."""
 
     x: Tensor
-    top: Tensor | None
-    """Largest entry of x, where it has to be looked at."""
 
     def value(self) -> Tensor:
         """f(x)."""
@@ -164,12 +161,10 @@ class ActivationAt(Protocol):
 
 
 class _SilutAt:
-    top: Tensor | None = None
-
     def __init__(self, x: Tensor, tail: _Tail) -> None:
         self.x, self._tail = x, tail
         self._rows = None  # where something is in the tail; they are few, if any
-        if math.isfinite(tail.threshold) and x.numel():
+        if tail.finite and x.numel():
             rows = (x.amax(1) >= tail.threshold).nonzero().squeeze(1)
             self._rows = rows if len(rows) else None
 
@@ -202,39 +197,8 @@ class _SilutAt:
         return value.index_copy_(0, self._rows, mended)
 
 
-class _SilutFormulas:
-    """Out of place and without a look at the numbers, to be compiled; the tail only if `bent`."""
-
-    def __init__(self, x: Tensor, tail: _Tail, *, bent: bool) -> None:
-        self.x, self._tail, self._bent = x, tail, bent
-        self.top = x.amax() if tail.finite and not bent else None
-        self._gate = torch.sigmoid(x)
-        self._rest = 1.0 - self._gate
-
-    def value(self) -> Tensor:
-        return self._bend(self.x * self._gate, lambda x: self._tail.bent(x) + self._tail.offset)
-
-    def times_slope(self, factor: Tensor) -> Tensor:
-        slope = self._gate + self.x * self._gate * self._rest
-        return factor * self._bend(slope, self._tail.slope_at)
-
-    def derivatives(self) -> tuple[Tensor, Tensor, Tensor]:
-        gate, rest = self._gate, self._rest
-        curve = ((rest - gate) * self.x * gate + 2.0 * gate) * rest
-        return (
-            self.value(),
-            self._bend(gate + self.x * gate * rest, self._tail.slope_at),
-            self._bend(curve, self._tail.curve_at),
-        )
-
-    def _bend(self, value: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        return torch.where(self.x >= self._tail.threshold, function(self.x), value) if self._bent else value
-
-
 class _PlainAt:
     """By autograd."""
-
-    top: Tensor | None = None
 
     def __init__(self, x: Tensor, function: Callable[[Tensor], Tensor]) -> None:
         self.x, self._function = x, function
@@ -297,21 +261,6 @@ class Activation(nn.Module):
         if self.tail is not None:
             return _SilutAt(x, self.tail)
         return _PlainAt(x, self.function)
-
-    def formulas(self, *, bent: bool) -> Callable[[Tensor], "ActivationAt"]:
-        """The same as `at`, fit to be compiled; its tail is left out unless `bent`.
-
-        Raises:
-            ConfigError: there are no formulas for this activation.
-        """
-        if self.tail is None:
-            raise ConfigError(f"activation '{self.name}' can't be compiled into messages; use silu or silut")
-        return partial(_SilutFormulas, tail=self.tail, bent=bent)
-
-    @property
-    def threshold(self) -> float:
-        """Where the bounded tail begins; infinite if there is none."""
-        return math.inf if self.tail is None else self.tail.threshold
 
     def extra_repr(self) -> str:
         """Name, for printing."""

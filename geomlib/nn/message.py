@@ -8,16 +8,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from geomlib.nn.activation import Activation
 from geomlib.nn.reduce import segment_sum
 from geomlib.nn.scope import DerivativeScope, derivative_scope
-from geomlib.nn.weighted import Preactivation, WeightedActivation
+from geomlib.nn.weighted import Preactivation, weighted, weighted_gradient, weighted_second
 
 __all__ = ["Keep", "MessageGraph", "message_step"]
 
 _CHUNK = 150_000
 """Numbers of a chunk of pre-activations: some of these have to fit into the processor's cache."""
-_COMPILED_CHUNK = 400_000
-"""The same for compiled kernels, which hold less at a time and cost more to call."""
+_DEVICE_CHUNK = 2**27
+"""The same for other devices: it has to fit into what their memory has left (not measured)."""
 
 
 Keep: TypeAlias = Literal["everything", "preactivations", "inputs"]
@@ -48,7 +49,7 @@ def message_step(
     residual: Float[Tensor, " new"] | None,
     carry: Float[Tensor, "new in"] | None,
     graph: MessageGraph,
-    activation: WeightedActivation,
+    activation: Activation,
     messages: int,
     *,
     keep: Keep = "everything",
@@ -97,7 +98,7 @@ def _step(
 ) -> tuple[Tensor, ...]:
     graph = plan.graph
     x = Preactivation(edge @ matrix.mT, of_target, of_source, graph.target, graph.source).evaluate()
-    message, update = plan.activation.activation(x).split([plan.messages, plan.updates], dim=1)
+    message, update = plan.activation(x).split([plan.messages, plan.updates], dim=1)
     results = []
     if weight is not None:
         if graph.weight_of_source:
@@ -115,14 +116,14 @@ def _carried(edge: Tensor, carry: Tensor | None) -> Tensor:
 @dataclass(frozen=True)
 class _Plan:
     graph: MessageGraph
-    activation: WeightedActivation
+    activation: Activation
     messages: int
     updates: int
     scope: DerivativeScope
 
     def chunks(self, edges: int) -> Iterator["_Chunk"]:
-        numbers = _COMPILED_CHUNK if self.activation.compiled else _CHUNK
-        size = max(1, numbers * torch.get_num_threads() // (self.messages + self.updates))
+        numbers = _CHUNK * torch.get_num_threads() if self.graph.target.device.type == "cpu" else _DEVICE_CHUNK
+        size = max(1, numbers // (self.messages + self.updates))
         for start in range(0, edges, size):
             yield _Chunk(self.graph, slice(start, min(start + size, edges)))
 
@@ -235,11 +236,11 @@ class _Step(torch.autograd.Function):
             x = edge[chunk.rows]
             if weight is not None:
                 chunk.keep(x, of_messages, kept[0])
-                value = plan.activation.value(chunk.pre(x, of_messages, kept[0]), chunk.weights(weight))
+                value = weighted(plan.activation, chunk.pre(x, of_messages, kept[0]), chunk.weights(weight))
                 sums.index_add_(0, chunk.target, value)
             if plan.updates:
                 chunk.keep(x, of_updates, kept[1])
-                value = plan.activation.value(chunk.pre(x, of_updates, kept[1]), scale)
+                value = weighted(plan.activation, chunk.pre(x, of_updates, kept[1]), scale)
                 if residual is None:
                     new_edge[chunk.rows] = value
                 else:
@@ -284,7 +285,8 @@ class _StepGradient(torch.autograd.Function):
         for chunk in plan.chunks(len(edge)):
             x = edge[chunk.rows]
             if sums_grad is not None and weight is not None:
-                by_x, by_w = plan.activation.gradient(
+                by_x, by_w = weighted_gradient(
+                    plan.activation,
                     chunk.pre(x, of_messages, kept[0]),
                     chunk.weights(weight),
                     sums_grad.index_select(0, chunk.target),
@@ -295,7 +297,8 @@ class _StepGradient(torch.autograd.Function):
                 chunk.spread(by_x, x, of_messages, totals, 0)
             if edge_grad is not None:
                 grad = edge_grad[chunk.rows]
-                by_x, by_scale = plan.activation.gradient(
+                by_x, by_scale = weighted_gradient(
+                    plan.activation,
                     chunk.pre(x, of_updates, kept[1]),
                     _scale(residual, grad),
                     grad,
@@ -337,7 +340,8 @@ class _StepGradient(torch.autograd.Function):
         for chunk in plan.chunks(len(edge)):
             x, dx = edge[chunk.rows], None if d_edge is None else d_edge[chunk.rows]
             if sums_grad is not None and weight is not None and by_sums is not None:
-                d_value, by_w, by_x, first = plan.activation.second(
+                d_value, by_w, by_x, first = weighted_second(
+                    plan.activation,
                     chunk.pre(x, of_messages, kept[0]),
                     chunk.weights(weight),
                     sums_grad.index_select(0, chunk.target),
@@ -350,14 +354,15 @@ class _StepGradient(torch.autograd.Function):
                 _spread_first(first, dx, d_messages[0], totals, chunk.rows, 0)
             if edge_grad is not None and by_edge_grad is not None:
                 grad = edge_grad[chunk.rows]
-                d_value, by_scale, by_x, first = plan.activation.second(
+                d_value, by_scale, by_x, first = weighted_second(
+                    plan.activation,
                     chunk.pre(x, of_updates, kept[1]),
                     _scale(residual, grad),
                     grad,
                     chunk.change(x, dx, of_updates, d_updates),
                     None if d_residual is None else d_residual.unsqueeze(0),
                 )
-                if residual is not None:
+                if residual is not None and totals.residual is not None:
                     totals.residual += by_scale.squeeze(0)
                     if dx is not None:
                         d_value += _carried(dx, carry)

@@ -13,6 +13,8 @@ __all__ = ["Neighborhoods", "outer_sum"]
 
 _CHUNK = 200_000
 """Numbers of a chunk of features: it has to fit into the processor's cache."""
+_DEVICE_CHUNK = 2**27
+"""The same for other devices: it has to fit into what their memory has left (not measured)."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Neighborhoods:
         edges, start = self._ends[-1], 0
         if edges == 0:
             return
-        size = max(1, _CHUNK * torch.get_num_threads() * self.nodes // (edges * width))
+        numbers = _CHUNK * torch.get_num_threads() if self.center.device.type == "cpu" else _DEVICE_CHUNK
+        size = max(1, numbers * self.nodes // (edges * width))
         for start in range(0, self.nodes, size):
             stop = min(start + size, self.nodes)
             yield _Chunk(self, start, stop, self._ends[start], self._ends[stop])

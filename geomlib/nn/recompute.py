@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from geomlib.nn.scope import DerivativeScope, derivative_scope
+
 __all__ = ["Piece", "Rows", "piecewise"]
 
 Rows: TypeAlias = slice | Tensor | None
@@ -41,9 +43,9 @@ def piecewise(function: Function, pieces: Sequence[Piece], inputs: Sequence[Tens
     Args:
         function: of one piece, independent of all others. All tensors it uses that may need a gradient are inputs.
         pieces: at least one.
-        inputs: tensors of which a piece sees rows.
+        inputs: tensors of which a piece sees rows; those that it sees whole are made of parameters alone.
     """
-    return _Piecewise.apply(function, tuple(pieces), *inputs)
+    return _Piecewise.apply(function, tuple(pieces), derivative_scope(), *inputs)
 
 
 def _take(tensor: Tensor, rows: Rows) -> Tensor:
@@ -82,7 +84,9 @@ class _Sums:
 
 class _Piecewise(torch.autograd.Function):
     @staticmethod
-    def forward(function: Function, pieces: tuple[Piece, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        function: Function, pieces: tuple[Piece, ...], scope: DerivativeScope, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         results: list[Tensor] = []
         for piece in pieces:
             rows = zip(tensors, piece.inputs, strict=True)
@@ -96,13 +100,19 @@ class _Piecewise(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.function, ctx.pieces, *tensors = inputs
+        ctx.function, ctx.pieces, ctx.scope, *tensors = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        wanted = ctx.needs_input_grad[2:]
-        return None, None, *_Gradient.apply(ctx.function, ctx.pieces, wanted, len(grads), *grads, *ctx.saved_tensors)
+        rows = zip(ctx.needs_input_grad[3:], ctx.pieces[0].inputs, strict=True)
+        wanted = tuple(want and (where is not None or ctx.scope.parameters) for want, where in rows)
+        return (
+            None,
+            None,
+            None,
+            *_Gradient.apply(ctx.function, ctx.pieces, wanted, len(grads), *grads, *ctx.saved_tensors),
+        )
 
 
 class _Gradient(torch.autograd.Function):

@@ -1,142 +1,80 @@
-"""Weighted activations of edges and their derivatives, by torch's operations or as compiled kernels."""
+"""Weighted activations w·σ(x) of edges and their derivatives, written out."""
 
-import math
-from collections.abc import Callable
-from functools import cache, partial
-from types import FunctionType
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
-import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from geomlib.nn.activation import Activation, ActivationAt
+from geomlib.nn.activation import Activation
 
-__all__ = ["Preactivation", "WeightedActivation"]
-
-At: TypeAlias = Callable[[Tensor], ActivationAt]
+__all__ = ["Preactivation", "weighted", "weighted_gradient", "weighted_second"]
 
 
 class Preactivation(NamedTuple):
     """The sum z + t[target] + s[source] of each edge.
 
     Attributes:
-        edge: z [edges, dim]; may be changed by whoever evaluates the sum.
-        of_target: t [targets, dim].
-        of_source: s [sources, dim].
+        edge: z; changed by `evaluate`.
+        of_target: t; None for nothing.
+        of_source: s; None for nothing.
         target: of each edge.
         source: of each edge.
     """
 
-    edge: Tensor
-    of_target: Tensor | None
-    of_source: Tensor | None
-    target: Tensor
-    source: Tensor
+    edge: Float[Tensor, "edges dim"]
+    of_target: Float[Tensor, "targets dim"] | None
+    of_source: Float[Tensor, "sources dim"] | None
+    target: Int[Tensor, " edges"]
+    source: Int[Tensor, " edges"]
 
-    def evaluate(self) -> Tensor:
-        """The sum."""
+    def evaluate(self) -> Float[Tensor, "edges dim"]:
+        """The sum, in the memory of z."""
         total = self.edge
-        if torch.compiler.is_compiling():  # there nothing is gained by changing an input in place
-            total = total.clone()
         if self.of_target is not None:
-            total.add_(self.of_target.index_select(0, self.target))
+            total = total.add_(self.of_target.index_select(0, self.target))
         if self.of_source is not None:
-            total.add_(self.of_source.index_select(0, self.source))
+            total = total.add_(self.of_source.index_select(0, self.source))
         return total
 
 
-class WeightedActivation:
-    """The function w·σ(x) of the pre-activations x of edges, with a weight of each edge or of each column.
+def weighted(activation: Activation, x: Preactivation, weight: Tensor) -> Tensor:
+    """w·σ(x), with a weight of each edge [edges, 1] or of each column [1, dim]."""
+    return activation.at(x.evaluate()).value().mul_(weight)
 
-    Args:
-        activation: σ.
-        compiled: make each method one kernel by `torch.compile`, when it is called first.
 
-    Raises:
-        ConfigError: there are no formulas to compile for this activation.
+def weighted_gradient(
+    activation: Activation, x: Preactivation, weight: Tensor, grad: Tensor, *, by_weight: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients with respect to x and, if asked for, w."""
+    point = activation.at(x.evaluate())
+    by_w = _reduce(point.value().mul_(grad), weight) if by_weight else None
+    return point.times_slope(grad * weight), by_w
+
+
+def weighted_second(
+    activation: Activation,
+    x: Preactivation,
+    weight: Tensor,
+    grad: Tensor,
+    change: Preactivation,
+    d_weight: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Derivative of the gradients in a direction in which x and w change by `change` and `d_weight`.
+
+    Returns: change of the function; change of the gradient with respect to w; change of the gradient with respect to
+        x; and that gradient itself.
     """
-
-    def __init__(self, activation: Activation, *, compiled: bool = False) -> None:
-        self.activation, self.compiled = activation, compiled
-        if compiled:
-            activation.formulas(bent=False)
-        self._bent = False
-
-    def value(self, x: Preactivation, w: Tensor) -> Tensor:
-        """The function itself."""
-        return self._run(_value, x, w)[0]
-
-    def gradient(self, x: Preactivation, w: Tensor, grad: Tensor, *, by_weight: bool) -> tuple[Tensor, Tensor | None]:
-        """Gradients with respect to x and, if asked for, w."""
-        by_x, by_w, *_ = self._run(_gradient, x, w, grad, by_weight)
-        return by_x, by_w
-
-    def second(
-        self, x: Preactivation, w: Tensor, grad: Tensor, change: Preactivation, dw: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Derivative of the gradients in a direction in which x and w change by `change` and `dw`.
-
-        Returns: change of the function; change of the gradient with respect to w; change of the gradient with respect
-            to x; and that gradient itself.
-        """
-        return self._run(_second, x, w, grad, change, dw)[:4]
-
-    def _run(self, function: Callable[..., Any], x: Preactivation, *arguments: Any) -> tuple[Any, ...]:
-        if not self.compiled:
-            return function(self.activation.at, x, *arguments)
-        # a kernel is to see plain contiguous arrays, or it would be compiled again for every kind of view
-        x, *arguments = _plain(x), *map(_plain, arguments)
-        result = _kernel(function, self.activation.name, self._bent)(x, *arguments)
-        if not self._bent and self.activation.threshold < math.inf and bool(result[-1] >= self.activation.threshold):
-            self._bent = True  # something is in the tail, which is left out until this happens
-            result = _kernel(function, self.activation.name, self._bent)(x, *arguments)
-        return result
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Preactivation):
-        return Preactivation(*map(_plain, value))
-    if not isinstance(value, Tensor):
-        return value
-    value = value.data if value.is_contiguous() else value.data.contiguous()
-    return value.clone() if value.storage_offset() else value
-
-
-@cache
-def _kernel(function: Callable[..., Any], activation: str, bent: bool) -> Callable[..., tuple[Any, ...]]:
-    formulas = Activation(activation).formulas(bent=bent)
-    # the compiler counts its versions by code object: a copy for each use keeps their number low
-    code = function.__code__.replace(co_name=f"{function.__name__}_{'bent' if bent else 'plain'}")
-    own = FunctionType(code, function.__globals__, code.co_name)
-    return partial(torch.compile(own, dynamic=True, fullgraph=True), formulas)
-
-
-def _value(at: At, x: Preactivation, w: Tensor) -> tuple[Tensor, ...]:
-    point = at(x.evaluate())
-    return point.value().mul_(w), point.top
-
-
-def _gradient(at: At, x: Preactivation, w: Tensor, grad: Tensor, by_weight: bool) -> tuple[Tensor | None, ...]:
-    point = at(x.evaluate())
-    by_w = _reduce(grad * point.value(), w) if by_weight else None
-    return point.times_slope(grad * w), by_w, point.top
-
-
-def _second(
-    at: At, x: Preactivation, w: Tensor, grad: Tensor, change: Preactivation, dw: Tensor | None
-) -> tuple[Tensor, ...]:
-    point = at(x.evaluate())
-    value, slope, curve = point.derivatives()
+    value, slope, curve = activation.at(x.evaluate()).derivatives()
     dx = change.evaluate()
     d_value = slope * dx
-    by_w = _reduce(grad * d_value, w)
-    d_value = d_value.mul_(w)
-    by_value = grad * w
+    by_weight = _reduce(grad * d_value, weight)
+    d_value.mul_(weight)
+    by_value = grad * weight
     d_by_x = dx.mul_(by_value).mul_(curve)
-    if dw is not None:
-        d_value = d_value.addcmul_(value, dw)
-        d_by_x = d_by_x.add_((grad * dw).mul_(slope))
-    return d_value, by_w, d_by_x, by_value.mul_(slope), point.top
+    if d_weight is not None:
+        d_value.addcmul_(value, d_weight)
+        d_by_x.add_((grad * d_weight).mul_(slope))
+    return d_value, by_weight, d_by_x, by_value.mul_(slope)
 
 
 def _reduce(values: Tensor, like: Tensor) -> Tensor:

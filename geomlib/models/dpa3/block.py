@@ -16,7 +16,6 @@ from geomlib.nn.activation import Activation
 from geomlib.nn.message import Keep, MessageGraph, message_step
 from geomlib.nn.moments import outer_sum
 from geomlib.nn.reduce import segment_sum
-from geomlib.nn.weighted import WeightedActivation
 
 __all__ = ["BlockOptions", "LineGraphBlock"]
 
@@ -74,7 +73,6 @@ class LineGraphBlock(nn.Module):
         super().__init__()
         self.options = options
         self.activation = Activation(options.activation)
-        self.weighted = WeightedActivation(self.activation)
         n, e, a = options.node_dim, options.edge_dim, options.angle_dim
         self.node_self = nn.Linear(n, n)
         self.node_symmetric = nn.Linear(options.axes * (e + n), n)
@@ -128,6 +126,7 @@ class LineGraphBlock(nn.Module):
         levels = ["node", "node"]
         if not last or self.options.sequential:
             levels += ["edge"] if geometry.angles is None else ["edge", "angle"]
+        new_edge, new_angle = edge, angle
         summed, moments, *others = execution.run(
             lambda part, *values: self._messages(
                 part, dict(zip(inputs, values, strict=True)), keep=execution.keep, last=last
@@ -135,8 +134,9 @@ class LineGraphBlock(nn.Module):
             inputs=list(inputs.values()),
             outputs=levels,
         )
-        edge, angle = (*others, None, None)[:2] if others else (edge, angle)
-        return self._update_nodes(node, summed, moments), edge, angle
+        if others:
+            new_edge, new_angle = others[0], others[1] if len(others) > 1 else None
+        return self._update_nodes(node, summed, moments), new_edge, new_angle
 
     def _inputs(
         self, node: Tensor, edge: Tensor, angle: Tensor | None, geometry: Geometry, angle_embedding: Tensor | None
@@ -239,7 +239,7 @@ class LineGraphBlock(nn.Module):
             values.get("edge_residual_0") if to_edge else None,
             None,
             MessageGraph(part.center, part.neighbor),
-            self.weighted,
+            self.activation,
             width if to_node else 0,
             keep=keep,
         )
@@ -280,7 +280,7 @@ class LineGraphBlock(nn.Module):
             values.get("angle_residual_0") if to_angle else None,
             embedding,
             MessageGraph(part.target, part.source, weight_of_source=True),
-            self.weighted,
+            self.activation,
             width if to_edge else 0,
             keep=keep,
         )

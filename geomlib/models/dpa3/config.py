@@ -25,6 +25,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("float32", "float64"),
     "fitting_precision": ("float32", "float64"),
     "initialization": ("geomlib", "published"),
+    "recompute": ("none", "angles", "layers"),
 }
 
 

@@ -86,6 +86,9 @@ class DPA3(Net):
         precision: `float32` or `float64`, of the descriptor.
         fitting_precision: of the fitting net; None is the same. Energies are summed in float64 always.
         initialization: fresh weights, `geomlib` or `published` (deepmd-kit's); see `initialization.py`.
+        recompute: what to compute again for derivatives instead of keeping it; changes no result. `none` keeps
+            pre-activations and is fastest; `angles` keeps only what enters messages, `layers` only what enters blocks,
+            a group of atoms at a time. In evaluation a leaner way is taken by itself where memory would not do.
     Inputs (batch fields): pos [nodes 3, Å], atomic_number [nodes], cell [graphs 3 3, Å], edge_index, edge_shift,
         line_index
     Returns: energy [graphs, eV], atom_energy [nodes, eV], both float64
@@ -163,7 +166,6 @@ class DPA3(Net):
         self.config = {name: plain(value) for name, value in arguments.items()}
         check_config(self.config)
         self.recompute = recompute
-        self.budget = 8000
         self.elements = list(elements)
         self.types = ElementIndex(elements)
         self.spec = _spec(self.config)
@@ -285,7 +287,8 @@ class DPA3(Net):
             edge = self.edge_embedding(geometry.length)
         else:
             edge = self.activation(self.edge_embedding(geometry.radial))
-        execution = Execution(geometry, "autograd" if tracing() else self.recompute, self.budget)
+        widths = (self.config["node_dim"], self.config["edge_dim"], self.config["angle_dim"])
+        execution = Execution(geometry, self.recompute, len(self.blocks), widths, training=self.training)
         angle = None
         for position, block in enumerate(self.blocks, start=1):
             embedding_weight = self.angle_embedding.weight if position == 1 else None

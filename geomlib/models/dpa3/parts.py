@@ -30,7 +30,8 @@ class Part:
         short_center: centre atom of each short edge.
         source: short edge ik of each angle.
         target: short edge ij of each angle.
-        rows: where the part lies in the batch's tensors of each level: node, edge, short, angle, neighbor.
+        rows: where the part lies in the batch's tensors of each level: node, edge, short, angle, neighbor; none for
+            the batch as one part.
     """
 
     nodes: int
@@ -42,6 +43,13 @@ class Part:
     source: Int[Tensor, " angles"]
     target: Int[Tensor, " angles"]
     rows: dict[str, Rows]
+
+    def range(self, level: str) -> slice:
+        """Rows of a level of which the part has some to itself."""
+        rows = self.rows[level]
+        if not isinstance(rows, slice):
+            raise TypeError(f"a part has no rows of its own at level '{level}'")
+        return rows
 
     @cached_property
     def neighborhoods(self) -> Neighborhoods:
