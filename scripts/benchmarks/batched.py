@@ -2,10 +2,10 @@
 
     python scripts/benchmarks/batched.py [--model model.safetensors] [--torch-sim] [--json]
 
-Relaxes frames of the embedded data (ethanol, water clusters of 1 to 6 molecules), displaced at random, to 0.05 eV/Å
-with ASE's optimizers and `Calculator`, and with `relax_batched`. Then constant-energy dynamics of ethanol, with ASE and
-with `simulate_batched`. `--torch-sim` adds torch-sim's FIRE and NVE on the same model. Without `--model`, the
-quick-start net is trained on all of the embedded data first (2 minutes).
+Evaluates ethanol molecules. Relaxes frames of the embedded data (ethanol, water clusters of 1 to 6 molecules), moved at
+random, to 0.05 eV/Å with ASE's optimizers and `Calculator`, and with `relax_batched`. Then constant-energy dynamics of
+ethanol, with ASE and with `simulate_batched`. `--torch-sim` adds torch-sim's FIRE and NVE on the same model. Without
+`--model`, the quick-start net is trained on all of the embedded data first (2 minutes).
 """
 
 import argparse
@@ -115,6 +115,23 @@ def torch_sim_fire(calculator: Any, structures: list[Any], alone: list[Any]) -> 
     }
 
 
+def evaluations(calculator: Any, count: int) -> dict[str, dict[str, float]]:
+    """Rows of the table of evaluations: ethanol, energies and forces."""
+    structures = frames(2 * count)[:count]
+    alone, seconds = timed(lambda: calculator.evaluate(structures, max_atoms=1))
+    together, batched = timed(lambda: calculator.evaluate(structures, max_atoms="auto"))
+    difference = max(abs(one["energy"] - other["energy"]) for one, other in zip(together, alone, strict=True))
+    return {
+        "evaluate, alone": {"cpu_s": seconds, "steps_per_s": count / seconds},
+        "evaluate, auto": {
+            "cpu_s": batched,
+            "steps_per_s": count / batched,
+            "speedup": seconds / batched,
+            "largest_energy_difference_eV": difference,
+        },
+    }
+
+
 def dynamics(calculator: Any, count: int, steps: int, torch_sim: bool) -> dict[str, dict[str, float]]:
     """Rows of the table of dynamics: ethanol, 0.5 fs."""
     import numpy as np
@@ -204,7 +221,8 @@ def main() -> None:
         calculator = Calculator(args.model or trained(Path(folder) / "fit"), dtype=args.dtype)
         structures = frames(args.structures)
         calculator.evaluate(structures[:4])  # warm
-        rows = relaxations(calculator, structures, args.torch_sim)
+        rows = evaluations(calculator, 2 * args.replicas)
+        rows |= relaxations(calculator, structures, args.torch_sim)
         rows |= dynamics(calculator, args.replicas, args.steps, args.torch_sim)
     if args.json:
         print(json.dumps({"structures": args.structures, "dtype": args.dtype, "rows": rows}))
