@@ -32,7 +32,7 @@ __all__ = ["Calculator"]
 Model: TypeAlias = str | os.PathLike[str] | AnyNet
 
 _Prepared: TypeAlias = tuple[Atoms, GraphData, Size]
-"""A structure, its graph and its size (without edges, where they are searched for in the whole batch at once)."""
+"""A structure, its graph and its size (of edges and angles only where the budget asks for them)."""
 
 _COMMITTEE_PROPERTIES = ("energy_std", "forces_std", "stress_std", "virial", "virial_std")
 
@@ -170,7 +170,7 @@ class Calculator(AseCalculator):
             graph = self._graph(atoms, f"structure {position}")
             if self._searches_singly(budget):
                 self.spec.prepare(graph)
-            own = size_of(graph, self.spec)
+            own = Size(len(atoms)) if budget.counts_atoms_only else size_of(graph, self.spec)
             alike = not batch or all((key in atoms.info) == (key in batch[0][0].info) for key in ("charge", "spin"))
             if batch and (not alike or not budget.fits(size + own, self.device)):
                 yield batch
