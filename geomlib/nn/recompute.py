@@ -144,6 +144,8 @@ class _Gradient(torch.autograd.Function):
     def backward(ctx: Any, *seconds: Tensor | None) -> tuple[Tensor | None, ...]:
         grads, tensors = ctx.saved_tensors[: ctx.outputs], ctx.saved_tensors[ctx.outputs :]
         given = [(k, second) for k, second in enumerate(seconds) if second is not None]
+        if not given:
+            return (None,) * (4 + len(grads) + len(tensors))
         of_grads, of_tensors = ctx.needs_input_grad[4 : 4 + ctx.outputs], ctx.needs_input_grad[4 + ctx.outputs :]
         grad_positions = [k for k, want in enumerate(of_grads) if want]
         tensor_positions = [k for k, want in enumerate(of_tensors) if want]

@@ -109,7 +109,7 @@ class LineGraphBlock(nn.Module):
         execution: Execution,
         *,
         angle_embedding: Float[Tensor, "angle 1"] | None = None,
-        last: bool = False,
+        remaining: int,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Updated node, edge and angle features.
 
@@ -120,17 +120,19 @@ class LineGraphBlock(nn.Module):
             geometry: of the batch.
             execution: what to keep for derivatives, and what to compute again.
             angle_embedding: weights that make the angle features of cosines, in the first block.
-            last: only the atoms are needed afterwards, so nothing else is updated, but in sequential order.
+            remaining: number of blocks that follow. The last one needs to update atoms only, the one before it no
+                angles, unless the order is sequential.
         """
-        inputs = self._inputs(node, edge, angle, geometry, angle_embedding)
-        levels = ["node", "node"]
-        if not last or self.options.sequential:
-            levels += ["edge"] if geometry.angles is None else ["edge", "angle"]
+        updates_edges = remaining > 0 or self.options.sequential
+        angles = geometry.angles if updates_edges else None
+        updates_angles = angles is not None and (remaining > 1 or self.options.sequential)
+        inputs = self._edge_inputs(node, edge, geometry, update=updates_edges)
+        if angles is not None:
+            inputs |= self._angle_inputs(node, angle, angles, angle_embedding, update=updates_angles)
+        levels = ["node", "node"] + ["edge"] * updates_edges + ["angle"] * updates_angles
         new_edge, new_angle = edge, angle
         summed, moments, *others = execution.run(
-            lambda part, *values: self._messages(
-                part, dict(zip(inputs, values, strict=True)), keep=execution.keep, last=last
-            ),
+            lambda part, *values: self._messages(part, dict(zip(inputs, values, strict=True)), keep=execution.keep),
             inputs=list(inputs.values()),
             outputs=levels,
         )
@@ -138,13 +140,14 @@ class LineGraphBlock(nn.Module):
             new_edge, new_angle = others[0], others[1] if len(others) > 1 else None
         return self._update_nodes(node, summed, moments), new_edge, new_angle
 
-    def _inputs(
-        self, node: Tensor, edge: Tensor, angle: Tensor | None, geometry: Geometry, angle_embedding: Tensor | None
+    def _edge_inputs(
+        self, node: Tensor, edge: Tensor, geometry: Geometry, *, update: bool
     ) -> dict[str, tuple[str, Tensor]]:
-        """All that messages are made of, by name: level and value. Maps of atoms are applied here, once to each."""
+        """What messages are made of, by name: level and value. Maps of atoms are applied here, once to each."""
         n = self.options.node_dim
-        weight = torch.cat([self.node_edge.weight, self.edge_self.weight])
-        bias = torch.cat([self.node_edge.bias, self.edge_self.bias])
+        maps = [self.node_edge, self.edge_self] if update else [self.node_edge]
+        weight = torch.cat([layer.weight for layer in maps])
+        bias = torch.cat([layer.bias for layer in maps])
         inputs = {
             "edge": ("edge", edge),
             "weight": ("edge", geometry.weight),
@@ -154,21 +157,19 @@ class LineGraphBlock(nn.Module):
             "of_neighbor": ("neighbor", functional.linear(node, weight[:, n : 2 * n])),
             "by_edge": ("all", weight[:, 2 * n :]),
         }
-        inputs |= {f"edge_residual_{k}": ("all", vector) for k, vector in enumerate(self.edge_residuals)}
-        if geometry.angles is not None:
-            inputs |= self._angle_inputs(node, geometry.angles)
-            if angle is not None:
-                inputs["angle"] = ("angle", angle)
-            elif angle_embedding is not None:
-                inputs["short_direction"] = ("short", geometry.angles.direction)
-                inputs["angle_embedding"] = ("all", angle_embedding)
+        if update:
+            inputs |= {f"edge_residual_{k}": ("all", vector) for k, vector in enumerate(self.edge_residuals)}
         return inputs
 
-    def _angle_inputs(self, node: Tensor, angles: AngleGraph) -> dict[str, tuple[str, Tensor]]:
+    def _angle_inputs(
+        self, node: Tensor, angle: Tensor | None, angles: AngleGraph, embedding: Tensor | None, *, update: bool
+    ) -> dict[str, tuple[str, Tensor]]:
+        """The same of what messages of angles are made of."""
         options = self.options
+        maps = [self.edge_angle_message, self.angle_self] if update else [self.edge_angle_message]
         widths = [options.angle_dim, options.angle_node_dim, options.angle_edge_dim, options.angle_edge_dim]
-        weight = torch.cat([self.edge_angle_message.weight, self.angle_self.weight])
-        bias = torch.cat([self.edge_angle_message.bias, self.angle_self.bias])
+        weight = torch.cat([layer.weight for layer in maps])
+        bias = torch.cat([layer.bias for layer in maps])
         by_angle, by_node, by_source, by_target = weight.split(widths, dim=1)
         inputs = {
             "switch": ("short", angles.switch),
@@ -182,10 +183,16 @@ class LineGraphBlock(nn.Module):
             node = self.compress_node(node)
             inputs["compress_edge"] = ("all", self.compress_edge.weight)
         inputs["angle_of_center"] = ("node", functional.linear(node[:, : options.angle_node_dim], by_node, bias))
-        inputs |= {f"angle_residual_{k}": ("all", vector) for k, vector in enumerate(self.angle_residuals)}
+        if update:
+            inputs |= {f"angle_residual_{k}": ("all", vector) for k, vector in enumerate(self.angle_residuals)}
+        if angle is not None:
+            inputs["angle"] = ("angle", angle)
+        elif embedding is not None:
+            inputs["short_direction"] = ("short", angles.direction)
+            inputs["angle_embedding"] = ("all", embedding)
         return inputs
 
-    def _messages(self, part: Part, values: Mapping[str, Tensor], *, keep: Keep, last: bool) -> tuple[Tensor, ...]:
+    def _messages(self, part: Part, values: Mapping[str, Tensor], *, keep: Keep) -> tuple[Tensor, ...]:
         """What the atoms of a part are sent, and their updated bonds and angles.
 
         Returns: weighted sum of bond messages, moments of the environment and, if anything follows, bonds and angles.
@@ -194,13 +201,14 @@ class LineGraphBlock(nn.Module):
             return self._sequential(part, values, keep=keep)
         edge = values["edge"]
         moments = self._moments(part, values, edge, keep=keep)
-        if last:
+        if len(values["by_edge"]) == self.node_edge.out_features:  # nothing follows that needs the edges
             return *self._edge_step(part, values, edge, to_node=True, keep=keep), moments
         summed, new_edge = self._edge_step(part, values, edge, to_node=True, to_edge=True, keep=keep)
         from_angles: list[Tensor] = []
         angle: list[Tensor] = []
         if "switch" in values:
-            of_angles, *angle = self._angle_step(part, values, edge, to_edge=True, to_angle=True, keep=keep)
+            to_angle = len(values["by_angle"]) > self.edge_angle_message.out_features
+            of_angles, *angle = self._angle_step(part, values, edge, to_edge=True, to_angle=to_angle, keep=keep)
             from_angles.append(self._angle_to_edge(part, values, of_angles, edge))
         if self.options.update_style != "residual":
             new_edge = self._combine(edge, [new_edge, *from_angles])

@@ -292,9 +292,9 @@ class DPA3(Net):
         angle = None
         for position, block in enumerate(self.blocks, start=1):
             embedding_weight = self.angle_embedding.weight if position == 1 else None
-            last = position == len(self.blocks)
+            remaining = len(self.blocks) - position
             node, edge, angle = block(
-                node, edge, angle, geometry, execution, angle_embedding=embedding_weight, last=last
+                node, edge, angle, geometry, execution, angle_embedding=embedding_weight, remaining=remaining
             )
         if self.config["concat_type_embedding"]:
             node = torch.cat([node, embedding], dim=1)
