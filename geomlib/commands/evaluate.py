@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geomlib.commands.potential import add_model_arguments, atoms_in_a_batch, make_calculator
+from geomlib.commands.potential import add_model_arguments, atoms_in_a_batch, make_calculator, model_words
 from geomlib.commands.progress import ProgressLine
 from geomlib.errors import ConfigError, DataError, FileFormatError
 
@@ -131,7 +131,8 @@ def _report(args: argparse.Namespace, result: "Evaluation") -> list[str]:
     written = [name for name in (args.output, args.report) if name]
     if written:
         lines.append(f"wrote {', '.join(written)}")
-    lines.append(f"next: geomlib md {args.model} {args.data if Path(args.data).is_file() else 'STRUCTURE'}")
+    structure = args.data if Path(args.data).is_file() else "STRUCTURE"
+    lines.append(f"next: geomlib md {model_words(args)} {structure}")
     return lines
 
 

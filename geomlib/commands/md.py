@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from geomlib.commands.potential import add_model_arguments, make_calculator, stem, structure_help
+from geomlib.commands.potential import add_model_arguments, make_calculator, model_words, stem, structure_help
 from geomlib.commands.progress import ProgressLine
 from geomlib.errors import ConfigError
 
@@ -188,10 +188,9 @@ def _report(args: argparse.Namespace, summary: "DynamicsSummary", settings: "Set
             f"{summary.stopped_at_deviation:.3f} eV/Å about the force on an atom, more than {args.stop_if_deviation:g}"
         )
     lines.append(f"wrote {summary.trajectory}, {summary.log}, {summary.state}")
-    models = " ".join([args.model, *(["--committee", *args.committee] if args.committee else [])])
     steps = args.steps if summary.stopped_at_deviation is not None else 2 * summary.steps
     lines.append(
-        f"next: geomlib report {summary.trajectory}   or go on: geomlib md {models} --resume "
+        f"next: geomlib report {summary.trajectory}   or go on: geomlib md {model_words(args)} --resume "
         f"--output {summary.trajectory} --steps {steps}"
     )
     return lines

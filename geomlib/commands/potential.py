@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from geomlib.apply.ase import Calculator
 
-__all__ = ["add_model_arguments", "atoms_in_a_batch", "make_calculator", "stem", "structure_help"]
+__all__ = ["add_model_arguments", "atoms_in_a_batch", "make_calculator", "model_words", "stem", "structure_help"]
 
 structure_help = "a file that ASE reads, with @INDEX for one of its frames, or card:NAME:INDEX of a data set"
 
@@ -43,6 +43,11 @@ def atoms_in_a_batch(word: str) -> int | str:
     if not word.isdecimal() or int(word) < 1:
         raise argparse.ArgumentTypeError(f"'{word}': expected a number of atoms, at least 1, or auto")
     return int(word)
+
+
+def model_words(args: argparse.Namespace) -> str:
+    """The models as they were typed, for the command that could come next."""
+    return " ".join([args.model, *(["--committee", *args.committee] if args.committee else [])])
 
 
 def stem(source: str) -> str:
