@@ -5,12 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from geomlib.tasks.base import Task as Task
+    from geomlib.tasks.bias import refit_energy_bias as refit_energy_bias
     from geomlib.tasks.potential import PotentialTask as PotentialTask
     from geomlib.tasks.terms import Term as Term
 
-__all__ = ["PotentialTask", "Task", "Term"]
+__all__ = ["PotentialTask", "Task", "Term", "refit_energy_bias"]
 
-_LAZY = {"PotentialTask": "geomlib.tasks.potential", "Task": "geomlib.tasks.base", "Term": "geomlib.tasks.terms"}
+_LAZY = {
+    "PotentialTask": "geomlib.tasks.potential",
+    "Task": "geomlib.tasks.base",
+    "Term": "geomlib.tasks.terms",
+    "refit_energy_bias": "geomlib.tasks.bias",
+}
 
 
 def __getattr__(name: str) -> Any:

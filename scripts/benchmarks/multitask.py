@@ -1,6 +1,6 @@
 """Does training on two data sets at once cost accuracy, and does it help with a third one that has few labels?
 
-    python scripts/benchmarks/multitask.py [--steps 1500] [--seeds 1] [--frames 50] [--json]
+    python scripts/benchmarks/multitask.py [--steps 600] [--seeds 1] [--frames 50] [--json]
 
 Recipe dpa3/water-and-clusters: liquid water (periodic) and reactive clusters (no cell), L2 64/32/16. Each set is
 learned alone (a plain DPA3), and both at once with separate and with shared fitting nets, every set with the same
@@ -135,9 +135,9 @@ def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=SHARED, help="folder with water_dpmd and mlip_extxyz")
-    parser.add_argument("--steps", type=int, default=1500, help="training steps of each set")
+    parser.add_argument("--steps", type=int, default=600, help="training steps of each set")
     parser.add_argument("--frames", type=int, default=50, help="labelled frames of the third set")
-    parser.add_argument("--tuning-steps", type=int, default=600)
+    parser.add_argument("--tuning-steps", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--parts", nargs="+", default=["joint"], help="leave 'joint' out to skip the single-task runs")
     parser.add_argument("--folder", type=Path, help="keep the runs here")
