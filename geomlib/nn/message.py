@@ -15,7 +15,7 @@ from geomlib.nn.weighted import Preactivation, weighted, weighted_gradient, weig
 
 __all__ = ["Keep", "MessageGraph", "message_step"]
 
-_CHUNK = 150_000
+_CHUNK = 300_000
 """Numbers of a chunk of pre-activations: some of these have to fit into the processor's cache."""
 _DEVICE_CHUNK = 2**27
 """The same for other devices: it has to fit into what their memory has left (not measured)."""

@@ -1,6 +1,5 @@
 """Sums of outer products over the edges of a node."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -34,46 +33,61 @@ class Neighborhoods:
     neighbors: int
 
     @cached_property
-    def degree(self) -> Int[Tensor, " nodes"]:
-        """Number of edges of each node."""
-        return torch.bincount(self.center, minlength=self.nodes)
+    def _chunks(self) -> dict[int, list["_Chunk"]]:
+        return {}
 
-    @cached_property
-    def _ends(self) -> list[int]:
-        return [0, *self.degree.cumsum(0).tolist()]
-
-    def chunks(self, width: int) -> Iterator["_Chunk"]:
+    def chunks(self, width: int) -> list["_Chunk"]:
         """Groups of nodes whose edges, as a padded array of features of `width` numbers, are small."""
-        edges, start = self._ends[-1], 0
+        if width not in self._chunks:
+            self._chunks[width] = self._cut(width)
+        return self._chunks[width]
+
+    def _cut(self, width: int) -> list["_Chunk"]:
+        edges = self.center.shape[0]
         if edges == 0:
-            return
+            return []
         numbers = _CHUNK * torch.get_num_threads() if self.center.device.type == "cpu" else _DEVICE_CHUNK
         size = max(1, numbers * self.nodes // (edges * width))
+        degree = torch.bincount(self.center, minlength=self.nodes)
+        ends = [0, *degree.cumsum(0).tolist()]
+        chunks = []
         for start in range(0, self.nodes, size):
             stop = min(start + size, self.nodes)
-            yield _Chunk(self, start, stop, self._ends[start], self._ends[stop])
+            if ends[stop] > ends[start]:
+                chunks.append(_Chunk(self, degree[start:stop], start, ends[start], ends[stop]))
+        return chunks
 
 
 class _Chunk:
     """Some nodes with their edges in padded rows: the k-th edge of a node is in column k."""
 
-    def __init__(self, graph: Neighborhoods, start: int, stop: int, first: int, last: int) -> None:
-        degree = graph.degree[start:stop]
-        self.nodes, self.edges = slice(start, stop), slice(first, last)
-        self.shape = (stop - start, int(degree.max()) if last > first else 0)
-        center = graph.center[first:last]
-        rank = torch.arange(first, last, device=center.device)
-        rank -= (degree.cumsum(0) - degree).index_select(0, center - start) + first
-        self.place = (center - start) * self.shape[1] + rank
+    def __init__(self, graph: Neighborhoods, degree: Tensor, start: int, first: int, last: int) -> None:
+        nodes, columns = len(degree), int(degree.max())
+        self.nodes, self.edges = slice(start, start + nodes), slice(first, last)
+        self.shape = (nodes, columns)
         self.neighbor = graph.neighbor[first:last]
+        center = graph.center[first:last] - start
+        rank = torch.arange(last - first, device=center.device) - (degree.cumsum(0) - degree).index_select(0, center)
+        self.place = center * columns + rank
+        # an edge for every place: where there is none, any, for the vector there is zero
+        self.edge = torch.zeros(nodes * columns, dtype=torch.int64, device=center.device)
+        self.edge.index_copy_(0, self.place, torch.arange(last - first, device=center.device))
+        self.neighbor_of_place = self.neighbor.index_select(0, self.edge)
 
-    def pad(self, values: Tensor) -> Tensor:
-        """[nodes, columns, dim] of the edges' values; zero where there is no edge."""
+    def vectors(self, vector: Tensor) -> Tensor:
+        """[nodes, columns, axes] of the edges' vectors; zero where there is no edge."""
         n, k = self.shape
-        return values.new_zeros(n * k, values.shape[1]).index_copy_(0, self.place, values).view(n, k, -1)
+        padded = vector.new_zeros(n * k, vector.shape[1])
+        return padded.index_copy_(0, self.place, vector[self.edges]).view(n, k, -1)
 
-    def unpad(self, values: Tensor) -> Tensor:
-        """Inverse of `pad`."""
+    def features(self, feature: Tensor, *, of_neighbors: bool) -> Tensor:
+        """[nodes, columns, dim] of the edges' features; anything where there is no edge."""
+        if of_neighbors:
+            return feature.index_select(0, self.neighbor_of_place).view(*self.shape, -1)
+        return feature[self.edges].index_select(0, self.edge).view(*self.shape, -1)
+
+    def of_edges(self, values: Tensor) -> Tensor:
+        """Rows of the edges out of [nodes, columns, …]."""
         return values.flatten(0, 1).index_select(0, self.place)
 
 
@@ -106,28 +120,28 @@ class _Contraction(torch.autograd.Function):
 
     @staticmethod
     def forward(graph: Neighborhoods, of_neighbors: bool, which: int, first: Tensor, second: Tensor) -> Tensor:
-        edges = len(graph.center)
         if which == 0:
             vector, feature = first, second
             out = vector.new_zeros(graph.nodes, vector.shape[1], feature.shape[1])
             for chunk in graph.chunks(feature.shape[1]):
-                padded = chunk.pad(_features(feature, chunk, of_neighbors))
-                out[chunk.nodes] = torch.bmm(chunk.pad(vector[chunk.edges]).mT, padded)
+                padded = chunk.features(feature, of_neighbors=of_neighbors)
+                torch.bmm(chunk.vectors(vector).mT, padded, out=out[chunk.nodes])
         elif which == 1:
             moment, feature = first, second
-            out = moment.new_empty(edges, moment.shape[1])
+            out = moment.new_empty(graph.center.shape[0], moment.shape[1])
             for chunk in graph.chunks(feature.shape[1]):
-                padded = chunk.pad(_features(feature, chunk, of_neighbors))
-                out[chunk.edges] = chunk.unpad(torch.bmm(moment[chunk.nodes], padded.mT).mT)
+                padded = chunk.features(feature, of_neighbors=of_neighbors)
+                out[chunk.edges] = chunk.of_edges(torch.bmm(padded, moment[chunk.nodes].mT))
         else:
             moment, vector = first, second
-            out = moment.new_zeros(graph.neighbors if of_neighbors else edges, moment.shape[2])
+            out = moment.new_zeros(graph.neighbors if of_neighbors else graph.center.shape[0], moment.shape[2])
             for chunk in graph.chunks(moment.shape[2]):
-                value = chunk.unpad(torch.bmm(chunk.pad(vector[chunk.edges]), moment[chunk.nodes]))
+                value = torch.bmm(chunk.vectors(vector), moment[chunk.nodes])
                 if of_neighbors:
-                    out.index_add_(0, chunk.neighbor, value)
+                    # zero where there is no edge
+                    out.index_add_(0, chunk.neighbor_of_place, value.flatten(0, 1))
                 else:
-                    out[chunk.edges] = value
+                    torch.index_select(value.flatten(0, 1), 0, chunk.place, out=out[chunk.edges])
         return out
 
     @staticmethod
@@ -145,7 +159,3 @@ class _Contraction(torch.autograd.Function):
                 others = [value for k, value in enumerate(everything) if k != argument]
                 grads[position] = _Contraction.apply(ctx.graph, ctx.of_neighbors, argument, *others)
         return None, None, None, *grads
-
-
-def _features(feature: Tensor, chunk: _Chunk, of_neighbors: bool) -> Tensor:
-    return feature.index_select(0, chunk.neighbor) if of_neighbors else feature[chunk.edges]
