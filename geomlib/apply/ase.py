@@ -101,6 +101,11 @@ class Calculator(AseCalculator):
         if len(self.nets) > 1:
             self.implemented_properties = [*self.implemented_properties, *_COMMITTEE_PROPERTIES]
 
+    @property
+    def eager(self) -> bool:
+        """Whether all nets run operation by operation, not compiled."""
+        return all(type(net) is Derivatives for net in self.nets)
+
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What has changed since the last evaluation; besides what ASE looks at, charge and spin."""
         changes = list(super().check_state(atoms, tol))
@@ -195,7 +200,7 @@ class Calculator(AseCalculator):
             return self._predict(self.spec.complete(graph), structures, first)
 
         try:
-            return budget.run(total(sizes), self.device, predict)
+            return budget.run(total(sizes), self.device, predict, self.eager)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -210,7 +210,7 @@ class StructureBatch:
             self._part_sizes[first, last] = total(self.sizes()[first:last])
         size = self._part_sizes[first, last]
         try:
-            return [self._budget.run(size, self.device, lambda: self._predict(first, last))]
+            return [self._budget.run(size, self.device, lambda: self._predict(first, last), self._calculator.eager)]
         except DataError as error:
             reason = str(error)
         except (RuntimeError, MemoryError) as error:

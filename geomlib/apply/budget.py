@@ -5,7 +5,7 @@ bounds any other: a batch that has at most r times as many of each needs at most
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
@@ -34,6 +34,9 @@ _GROWTH = 4.0
 _LEAST_BYTES = {"atoms": 100, "edges": 200, "angles": 50}
 """An evaluation needs no less than this for each: the structure itself."""
 
+_TYPICAL_BYTES = {"atoms": 20_000, "edges": 5_000, "angles": 5_000}
+"""What the published DPA3 with six layers needs, where nothing can be counted: compiled nets on a CPU."""
+
 _TRANSIENT = 1.5
 """On a CPU what autograd keeps is counted; the peak is higher by less than this factor."""
 
@@ -56,6 +59,10 @@ class Size:
 
     def __add__(self, other: Self) -> "Size":
         return Size(self.atoms + other.atoms, self.edges + other.edges, self.angles + other.angles)
+
+    def bytes(self, each: Mapping[str, int]) -> int:
+        """Sum of the bytes for each atom, edge and angle."""
+        return sum(count * getattr(self, name) for name, count in each.items())
 
     def relative_to(self, other: Self) -> float:
         """How many times as large as `other` this is, in what it has most of."""
@@ -152,8 +159,15 @@ class Budget:
             parts.append((first, len(sizes)))
         return parts
 
-    def run(self, size: Size, device: torch.device, evaluate: Callable[[], T]) -> T:
-        """Evaluate a batch of this size and learn from it what memory it took, where that is news."""
+    def run(self, size: Size, device: torch.device, evaluate: Callable[[], T], eager: bool = True) -> T:
+        """Evaluate a batch of this size and learn from it what memory it took, where that is news.
+
+        Args:
+            size: of the batch.
+            device: of the nets.
+            evaluate: does it.
+            eager: whether autograd's tensors can be counted; not so in compiled nets.
+        """
         news = all(size.relative_to(known) > 1.5 for known, _ in self._measured)
         if not self.auto or not news:
             return evaluate()
@@ -162,6 +176,9 @@ class Budget:
             before = torch.cuda.memory_allocated(device)
             result = evaluate()
             used = torch.cuda.max_memory_allocated(device) - before
+        elif not eager:
+            result = evaluate()
+            used = size.bytes(_TYPICAL_BYTES)
         else:
             kept: dict[int, int] = {}
 
@@ -178,8 +195,7 @@ class Budget:
 
     def learn(self, size: Size, used: int) -> None:
         """Take note of what an evaluation of this size needed [bytes]."""
-        least = sum(count * getattr(size, name) for name, count in _LEAST_BYTES.items())
-        used, expected = max(used, least), self.bytes_for(size)
+        used, expected = max(used, size.bytes(_LEAST_BYTES)), self.bytes_for(size)
         if expected > 0:
             self._excess *= max(1.0, used / expected)
         self._measured.append((size, used))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from geomlib.apply.budget import CPU_ATOMS, Budget, Size, is_out_of_memory, total
 from geomlib.errors import ConfigError
@@ -76,7 +77,7 @@ def test_half_of_what_did_not_fit():
 def test_measures_what_autograd_keeps():
     weight = torch.ones(1000, 1000, requires_grad=True)
 
-    def evaluate() -> torch.Tensor:
+    def evaluate() -> Tensor:
         return (weight.exp() * 2.0).sin().sum()  # exp keeps its output, sin its input: 2 × 4 MB
 
     budget = Budget("auto", memory=10**9)
@@ -98,6 +99,18 @@ def test_a_net_that_keeps_nothing_still_needs_something():
     budget.run(Size(100, 2000, 10_000), CPU, lambda: None)
     assert budget.bytes_for(Size(100, 2000, 10_000)) > 5e5
     assert not budget.fits(Size(200, 4000, 20_000), CPU)
+
+
+def test_compiled_nets_are_taken_for_large_ones():
+    size = Size(100, 2000, 10_000)
+    budget = Budget("auto", memory=10**9)
+
+    def evaluate() -> Tensor:
+        weight = torch.ones(3)
+        return torch.func.grad(lambda x: x.exp().sum())(weight)  # does not bear the hooks that count
+
+    assert torch.equal(budget.run(size, CPU, evaluate, eager=False), torch.ones(3).exp())
+    assert budget.bytes_for(size) == 100 * 20_000 + 2000 * 5_000 + 10_000 * 5_000
 
 
 def test_what_running_out_of_memory_looks_like():
