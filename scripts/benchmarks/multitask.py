@@ -112,7 +112,7 @@ def measure(args: argparse.Namespace, seed: int, folder: Path) -> dict[str, dict
 
 def show(rows: dict[str, dict[str, float]]) -> list[str]:
     """A table; errors in meV/Å and meV/atom, ratios to the runs that they are compared with."""
-    lines = [f"{'run':<28}{'set':<10}{'force RMSE':>11}{'MAE':>9}{'energy RMSE':>13}{'ratio':>8}{'CPU s':>8}"]
+    lines = [f"{'run':<31}{'set':<10}{'force RMSE':>11}{'MAE':>9}{'energy RMSE':>13}{'ratio':>8}{'CPU s':>8}"]
     scratch = rows["third from scratch"]["forces_rmse"]
     for name, row in rows.items():
         heads = [head for head in ("water", "clusters") if f"{head}/forces_rmse" in row] or [""]
@@ -125,7 +125,7 @@ def show(rows: dict[str, dict[str, float]]) -> list[str]:
             elif name.startswith("third") and force != scratch:
                 ratio = f"{scratch / force:.2f}"
             lines.append(
-                f"{name:<28}{head or name.split()[0]:<10}{1e3 * force:>11.1f}{1e3 * row[f'{prefix}forces_mae']:>9.1f}"
+                f"{name:<31}{head or name.split()[0]:<10}{1e3 * force:>11.1f}{1e3 * row[f'{prefix}forces_mae']:>9.1f}"
                 f"{1e3 * row[f'{prefix}energy_rmse']:>13.2f}{ratio:>8}{row['cpu_s']:>8.0f}"
             )
     return lines
