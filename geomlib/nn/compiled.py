@@ -3,7 +3,7 @@
 import logging
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,14 +43,24 @@ class CompiledDerivatives(Derivatives):
         net: as for `Derivatives`; its `forward` can be traced (see `geomlib.nn.tracing`).
         tf32: let a GPU multiply float32 matrices in TF32 where this code runs. Unmeasured; the derivative of a loss
             runs outside of it.
-        options: for Inductor, e.g. `{"triton.cudagraphs": True}` for a GPU and batches of one size. Unmeasured.
+        options: for Inductor, besides `INDUCTOR_OPTIONS`; `{"triton.cudagraphs": True}` is for a GPU and batches of
+            one size. Unmeasured.
+        backend: of `torch.compile`; `aot_eager` makes no code and needs no compiler, to find out what is at fault.
 
     Raises:
         CompileError: on the first call: no C++ compiler, a net that can't be traced, code that differs from eager.
     """
 
-    def __init__(self, net: Any, *, tf32: bool = False, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        net: Any,
+        *,
+        tf32: bool = False,
+        options: Mapping[str, Any] | None = None,
+        backend: str = "inductor",
+    ) -> None:
         super().__init__(net)
+        self.backend = backend
         self.tf32 = tf32
         self.options = {**INDUCTOR_OPTIONS, **(options or {})}
         self._programs: dict[tuple[Any, ...], _Program | None] = {}
@@ -66,6 +76,9 @@ class CompiledDerivatives(Derivatives):
             return super().forward(batch)
         try:
             with torch.set_grad_enabled(self.training), _tf32(self.tf32):
+                if not program.checked:
+                    self._compare(self._of_graphs(program(inputs), batch), super().forward(batch))
+                    program.checked = True
                 values = program(inputs)
         except FailOnRecompileLimitHit:
             self._programs[self._key(inputs)] = None
@@ -76,11 +89,7 @@ class CompiledDerivatives(Derivatives):
                 stacklevel=2,
             )
             return super().forward(batch)
-        outputs = self._of_graphs(values, batch)
-        if not program.checked:
-            self._compare(outputs, super().forward(batch))
-            program.checked = True
-        return outputs
+        return self._of_graphs(values, batch)
 
     def _of_graphs(self, values: dict[str, Tensor], batch: GraphData) -> dict[str, Tensor]:
         """Outputs without the empty graph that was added, and with the stress."""
@@ -99,7 +108,7 @@ class CompiledDerivatives(Derivatives):
             self._programs, self._weights = {}, signature
         key = self._key(inputs)
         if key not in self._programs:
-            self._programs[key] = _Program(self.net, inputs, self.options)
+            self._programs[key] = _Program(self.net, inputs, self.backend, self.options)
         return self._programs[key]
 
     def _compare(self, outputs: Mapping[str, Tensor], eager: Mapping[str, Tensor]) -> None:
@@ -110,7 +119,7 @@ class CompiledDerivatives(Derivatives):
         if not self.training or not parameters:
             return
         compiled, expected = (
-            torch.autograd.grad(_probe(values), list(parameters.values()), retain_graph=True, materialize_grads=True)
+            torch.autograd.grad(_probe(values), list(parameters.values()), materialize_grads=True)
             for values in (outputs, eager)
         )
         require_agreement(
@@ -128,12 +137,14 @@ class CompiledDerivatives(Derivatives):
 class _Program:
     """A trace with the code that is made of it on the first call."""
 
-    def __init__(self, net: Any, inputs: Mapping[str, Tensor], options: Mapping[str, Any]) -> None:
-        require_cxx()
+    def __init__(self, net: Any, inputs: Mapping[str, Tensor], backend: str, options: Mapping[str, Any]) -> None:
+        if backend == "inductor":
+            require_cxx()
         start = time.perf_counter()
         self.trace: Trace = trace(net, inputs)
         logger.info("traced %s in %.1f s", type(net).__name__, time.perf_counter() - start)
-        self.compiled = torch.compile(self.trace.graph, dynamic=True, fullgraph=True, options=dict(options))
+        given = {"options": dict(options)} if backend == "inductor" else {"backend": backend}
+        self.compiled: Callable[..., Any] = torch.compile(self.trace.graph, dynamic=True, fullgraph=True, **given)
         self.checked = False
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from geomlib.data.elements import SYMBOLS, atomic_numbers
 from geomlib.errors import UnknownElement
+from geomlib.nn.tracing import tracing
 
 __all__ = ["ElementIndex"]
 
@@ -29,13 +30,13 @@ class ElementIndex(nn.Module):
         self.register_buffer("type_of_number", types, persistent=False)
 
     def forward(self, atomic_number: Int[Tensor, " nodes"]) -> Int[Tensor, " nodes"]:
-        """Type index of each atom.
+        """Type index of each atom; where it is traced, unknown elements are not looked for.
 
         Raises:
             UnknownElement: an element that the net was not built for.
         """
         types = self.type_of_number[atomic_number]
-        if bool((types < 0).any()):
+        if not tracing() and bool((types < 0).any()):
             unknown = sorted({SYMBOLS[number] for number in atomic_number[types < 0].tolist()})
             raise UnknownElement(f"elements {unknown} are not among those of the net: {self.elements}")
         return types

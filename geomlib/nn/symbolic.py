@@ -108,7 +108,8 @@ def trace(net: Any, inputs: Mapping[str, Tensor]) -> Trace:
     try:
         graph = make_fx(predict, tracing_mode="symbolic")(fake_weights, *fake_inputs)
     except torch.fx.experimental.symbolic_shapes.GuardOnDataDependentSymNode as error:
-        raise ConfigError(f"{type(net).__name__} can't be compiled: its forward looks at values: {error}") from error
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{type(net).__name__} can't be compiled: its forward looks at values: {reason}") from error
     for name, value in zip(inputs, fake_inputs, strict=True):
         if _is_fixed(value.shape[item_axis(name)]):
             raise ConfigError(

@@ -71,12 +71,17 @@ class ToyPotential(Net):
         types = self.types(batch.atomic_number)
         vector = batch.edge_vectors().to(self.depth.dtype)
         length = vector.norm(dim=1)
-        neighbor, center = batch.edge_index
+        neighbor, center = batch.edge_index.unbind(0)
         pair = self._pair_energy(types[neighbor], types[center], length)
         angle = self._angle_energy(vector, length, batch.line_index)
         edge_energy = (0.5 * pair + angle).double()
         atom_energy = self.energy_bias[types] + segment_sum(edge_energy, center, batch.num_nodes)
         return {"energy": segment_sum(atom_energy, batch.node_graph, batch.num_graphs), "atom_energy": atom_energy}
+
+    def traced_inputs(self, batch: GraphData) -> dict[str, Tensor]:
+        """As `Net.traced_inputs`; elements are checked here, for traced code can't."""
+        self.types(batch.atomic_number)
+        return super().traced_inputs(batch)
 
     def _pair_energy(
         self, neighbor: Int[Tensor, " edges"], center: Int[Tensor, " edges"], length: Float[Tensor, " edges"]
@@ -90,10 +95,10 @@ class ToyPotential(Net):
         self, vector: Float[Tensor, "edges 3"], length: Float[Tensor, " edges"], lines: Int[Tensor, "2 lines"]
     ) -> Float[Tensor, " edges"]:
         """Angle energy, on the second edge of each pair; an edge with itself makes no angle."""
-        other, edge = lines[:, lines[0] != lines[1]]
+        other, edge = lines.unbind(0)
         cutoff = self.config["angle_cutoff"]
         weight = quintic_switch(length, 0.6 * cutoff, cutoff)
         unit = vector / length.unsqueeze(1)
         cosine = (unit[other] * unit[edge]).sum(1)
-        energy = self.angle_strength * weight[other] * weight[edge] * (cosine + 1 / 3).square()
-        return segment_sum(energy, edge, len(length))
+        energy = self.angle_strength * weight[other] * weight[edge] * (cosine + 1 / 3).square() * (other != edge)
+        return segment_sum(energy, edge, length.shape[0])
