@@ -48,10 +48,10 @@ def measure(path: str, model: Path, steps: int, threads: int) -> dict[str, float
     keep_freed_memory()
     import torch
     from ase import Atoms, units
-    from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
     from ase.md.verlet import VelocityVerlet
 
     from geomlib import Calculator
+    from geomlib.apply.dynamics import draw_velocities
 
     torch.set_num_threads(threads)
     positions, numbers, _ = water_frame()
@@ -60,8 +60,7 @@ def measure(path: str, model: Path, steps: int, threads: int) -> dict[str, float
     atoms.calc = Calculator(model, compile=path == "compiled")
     atoms.get_potential_energy()
     ready, ready_cpu = time.perf_counter() - start, time.process_time() - start_cpu
-    MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=np.random.default_rng(0))
-    Stationary(atoms)
+    draw_velocities(atoms, 300.0, np.random.default_rng(0))
     dynamics = VelocityVerlet(atoms, timestep=0.5 * units.fs)
     dynamics.run(WARM)
     times, energies = [], []
