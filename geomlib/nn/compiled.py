@@ -35,7 +35,9 @@ two blocks or more came out wrong by 1e-3."""
 class CompiledDerivatives(Derivatives):
     """As `Derivatives`, compiled on first use: the same numbers, some time later.
 
-    Training and evaluation are compiled apart, and batches with other fields again; batches of other sizes are not.
+    Training and evaluation are compiled apart, and batches with other fields again. Batches of other sizes are not, but
+    for two limits that torch has: 16 items of a kind and, in float32, 4,096 terms of a sum; beyond each it compiles
+    once more.
     The first batch of each is evaluated in both ways, in training with the gradient of the parameters, and a
     difference is an error. A batch with fewer than two atoms, edges or angles is evaluated without compiled code.
     Should torch want to compile again and again, a warning is given and what follows is eager.

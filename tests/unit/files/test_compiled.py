@@ -3,6 +3,7 @@
 import json
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from torch._inductor.cpp_builder import get_cpp_compiler
@@ -164,7 +165,7 @@ def test_calculators_and_committees(exported, tmp_path):
     path = geomlib.save(other, tmp_path / "other.safetensors")
     single, eager = Calculator(exported), Calculator(net())
     for name in ("energy", "forces", "stress"):
-        assert abs(single.get_property(name, atoms) - eager.get_property(name, atoms)).max() < 1e-9
+        assert np.abs(single.get_property(name, atoms) - eager.get_property(name, atoms)).max() < 1e-9
     both, reference = Calculator([exported, path]), Calculator([net(), other])
     assert abs(both.get_property("forces_std", atoms) - reference.get_property("forces_std", atoms)).max() < 1e-9
     assert both.results["energy_std"] > 0
