@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch._dynamo
+import torch._functorch.config as functorch_config
 import torch._inductor
 import torch.export
 from torch import Tensor
@@ -30,6 +31,10 @@ logger = logging.getLogger(__name__)
 INDUCTOR_OPTIONS: Mapping[str, Any] = {"cpp.max_horizontal_fusion_size": 1}
 """What Inductor is told always. Where torch 2.13 fuses loops on a CPU that only stand side by side, forces of DPA3 with
 two blocks or more came out wrong by 1e-3."""
+
+_MEMORY_BUDGET = 0.2
+"""Of what a training step would keep for its derivatives at most; what is cheap is computed again. Measured on water
+(L6): 2.9 GiB instead of 4.3 GiB in the same time."""
 
 
 class CompiledDerivatives(Derivatives):
@@ -155,7 +160,8 @@ class _Program:
             torch._dynamo.mark_dynamic(value, item_axis(name))
         start = time.perf_counter()
         try:
-            values = self.compiled(*inputs.values())
+            with functorch_config.patch(activation_memory_budget=_MEMORY_BUDGET):
+                values = self.compiled(*inputs.values())
         except FailOnRecompileLimitHit:
             raise
         except TorchDynamoException as error:

@@ -15,6 +15,7 @@ from geomlib.models.dpa3.fitting import EnergyFitting
 from geomlib.models.dpa3.net import DPA3
 from geomlib.models.dpa3.statistics import element_energies, environment_stddev
 from geomlib.models.dpa3.transfer import without_code
+from geomlib.nn.tracing import tracing
 
 __all__ = ["MultiHeadDPA3"]
 
@@ -173,12 +174,20 @@ class MultiHeadDPA3(DPA3):
             net.single(name).load_state_dict((nets[name] if shared else without_code(nets[name])).state_dict())
         return net.train(first.training)
 
+    def traced_inputs(self, batch: GraphData) -> dict[str, Tensor]:
+        """As `DPA3.traced_inputs`, with the heads."""
+        self._node_heads(batch)
+        return {**super().traced_inputs(batch), "head": batch.head}
+
     def _fit(
         self, batch: GraphData, node: Tensor, frame: Tensor | None, atom: Tensor | None
     ) -> Float[Tensor, " nodes"]:
         head = self._node_heads(batch)
         if self.is_shared:
             return self.fitting(node, frame, atom, self.fitting.dataset_code.index_select(0, head))
+        if tracing():  # every head for every atom, for who is present is a matter of values
+            energies = [fitting(node, frame, atom).double() for fitting in self._fittings]
+            return torch.stack(energies).gather(0, head.unsqueeze(0)).squeeze(0)
         present = batch.head.unique().tolist()
         if len(present) == 1:
             return self._fittings[present[0]](node, frame, atom)
@@ -202,7 +211,7 @@ class MultiHeadDPA3(DPA3):
                 f"the net has the heads {', '.join(self.heads)}, but the graph has no field 'head' that says which "
                 "one it asks for: set it, or take net.single(name)"
             )
-        if bool(((batch.head < 0) | (batch.head >= len(self.heads))).any()):
+        if not tracing() and bool(((batch.head < 0) | (batch.head >= len(self.heads))).any()):
             raise DataError(f"'head' is {batch.head.tolist()}; the net has {len(self.heads)}: {', '.join(self.heads)}")
         return batch.head.index_select(0, batch.node_graph)
 

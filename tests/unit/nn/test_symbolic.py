@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from geomlib.data.graph import GraphData, collate
-from geomlib.errors import ConfigError
+from geomlib.errors import ConfigError, DataError, UnknownElement
 from geomlib.graphs.radius import RadiusEdges
 from geomlib.graphs.spec import GraphSpec
-from geomlib.models import DPA3
+from geomlib.models import DPA3, MultiHeadDPA3
 from geomlib.models.base import Net
 from geomlib.nn.activation import Activation
 from geomlib.nn.derivative import Derivatives
@@ -105,6 +105,22 @@ def test_one_trace_gives_all_sizes_and_the_gradients_of_a_loss(options):
         assert max(float(b.abs().max()) for b in gradients[1]) > 1e-3
 
 
+@pytest.mark.parametrize("fitting", ["shared", "separate"])
+def test_nets_with_heads(fitting):
+    net = MultiHeadDPA3(["a", "b"], fitting=fitting, elements=["O", "H"], **{**SMALL, "layers": 1})
+    net.energy_bias[1] = 3.0
+    graphs = [liquid(9, head=torch.tensor([1])), liquid(7, seed=1, head=torch.tensor([0]))]
+    both, one = net.spec.build(collate(graphs)), net.spec.build(liquid(8, head=torch.tensor([1])))
+    program = trace(net, traced_inputs(net, both))
+    for batch in (both, one):
+        found, expected = run(program, net, batch), Derivatives(net).eval()(batch)
+        for name in ("energy", "forces"):
+            assert torch.allclose(found[name], expected[name], atol=1e-10), name
+    one.head = torch.tensor([2])
+    with pytest.raises(DataError, match="'head' is"):
+        traced_inputs(net, one)
+
+
 def test_weights_are_those_of_the_net():
     net = DPA3(["O", "H"], **SMALL)
     batch = net.spec.build(liquid(9))
@@ -160,7 +176,7 @@ def test_checks_are_made_outside_of_the_trace():
     net = DPA3(["O", "H"], **SMALL)
     graph = net.spec.build(liquid(9))
     graph.atomic_number = graph.atomic_number + 70
-    with pytest.raises(Exception, match="not among those of the net"):
+    with pytest.raises(UnknownElement, match="not among those of the net"):
         traced_inputs(net, graph)
 
 
