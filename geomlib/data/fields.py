@@ -14,8 +14,22 @@ from geomlib.errors import UnknownField, nearest
 
 __all__ = ["FIELDS", "LEVELS", "Field", "field"]
 
-LEVELS = ("graph", "node", "edge", "line", "mode", "token", "block", "hyperedge", "member", "frame")
-"""What the rows of a field's tensor stand for; `line` is an edge of the line graph (a pair of edges)."""
+LEVELS = (
+    "graph",
+    "component",
+    "node",
+    "edge",
+    "line",
+    "character",
+    "token",
+    "mode",
+    "block",
+    "hyperedge",
+    "member",
+    "frame",
+)
+"""What the rows of a field's tensor stand for; `line` is an edge of the line graph (a pair of edges), `component` a
+molecule of a graph that is a mixture (a single molecule is a mixture of one), `member` a node of a hyperedge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +40,7 @@ class Field:
         name: attribute of `GraphData` and key of a net's output.
         level: what one row of the tensor belongs to, one of `LEVELS`.
         shape: shape of one item; the stored tensor is `[items, *shape]`, so graph-level tensors keep a leading 1.
-            Index fields are stored transposed, `[2, items]`. `None` is a width that the data set decides.
+            Index fields of several rows are stored transposed, `[2, items]`. `None` is a width that the data set decides.
         dtype: `"float"` (any floating precision), `"float64"`, `"int64"` or `"bool"`.
         unit: internal unit; `""` if it has none; `"card"` if the dataset card says.
         kind: transformation under rotation and shift rule: `scalar`, `pseudoscalar`, `vector`, `axial`,
@@ -55,7 +69,7 @@ class Field:
     @property
     def item_axis(self) -> int:
         """Axis along which graphs are concatenated."""
-        return 1 if self.is_index else 0
+        return 1 if self.is_index and self.shape else 0
 
     def torch_dtype(self, floating: torch.dtype = torch.float64) -> torch.dtype:
         """Dtype to store the field with, `floating` where the table leaves the precision open."""
@@ -126,8 +140,31 @@ _ROWS = (
     ),
     Field("hessian", "node", (None, 3, 3), "float", "eV/Å^2", "matrix33", "Second derivatives, `[N, N, 3, 3]`."),
     Field("dipole", "graph", (3,), "float", "e*Å", "vector", "Electric dipole moment."),
+    # molecules and mixtures, as text, tokens and graphs
+    Field("component_graph", "component", (), "int64", "", "index:graph", "Graph (mixture) of each molecule."),
+    Field("mole_fraction", "component", (), "float", "", "scalar", "Mole fraction; sums to 1 over a graph."),
+    Field("temperature", "graph", (), "float", "K", "scalar", "Temperature."),
+    Field("smiles", "character", (), "int64", "", "category", "Code points of the SMILES, molecule after molecule."),
+    Field("character_component", "character", (), "int64", "", "index:component", "Molecule of each character."),
+    Field("token_id", "token", (), "int64", "", "category", "Ids in the vocabulary, molecule after molecule."),
+    Field("token_component", "token", (), "int64", "", "index:component", "Molecule of each token; ascending."),
+    Field("token_label", "token", (), "int64", "", "category", "Id that a masked token had; -100 elsewhere."),
+    Field("node_type", "node", (), "int64", "", "category", "Type of each node, from a list that the builder names."),
+    Field("edge_type", "edge", (), "int64", "", "category", "Type of each edge, from a list that the builder names."),
+    Field("node_features", "node", (None,), "float", "", "scalar", "Features of each node."),
+    Field("edge_features", "edge", (None,), "float", "", "scalar", "Features of each edge."),
+    Field("node_component", "node", (), "int64", "", "index:component", "Molecule of each node; ascending."),
+    Field("descriptors", "component", (None,), "float", "card", "scalar", "Descriptors of each molecule."),
+    # spectra of graph Laplacians
+    Field("eigenvalues", "graph", (None,), "float", "", "scalar", "Lowest eigenvalues, padded with zeros."),
+    Field("eigenvectors", "node", (None,), "float", "", "scalar", "Their eigenvectors as columns, padded with zeros."),
+    Field("eigenvector_count", "graph", (), "int64", "", "scalar", "Number of eigenpairs that are not padding."),
     # general learning
-    Field("target", "graph", (None,), "float", "card", "scalar", "Graph-level property named on the card."),
+    Field("target", "graph", (None,), "float", "card", "scalar", "Properties named on the card or by the net."),
+    Field(
+        "target_raw", "graph", (None,), "float", "", "scalar", "Targets as the loss sees them: normalised, or logits."
+    ),
+    Field("node_target", "node", (None,), "float", "card", "scalar", "Properties of each node."),
 )
 
 FIELDS: Mapping[str, Field] = MappingProxyType({row.name: row for row in _ROWS})

@@ -150,7 +150,7 @@ class FlatStore(Store):
         value = torch.from_numpy(np.array(rows)).to(row.torch_dtype())
         if self._factors[name] != 1.0:
             value = value * self._factors[name]
-        return value.T.contiguous() if row.is_index else value
+        return value.T.contiguous() if row.item_axis else value
 
     def __getitem__(self, index: int) -> GraphData:
         position = self._position(index)
@@ -291,7 +291,7 @@ def _write_rows(
         for name in names:
             row = field(name)
             value = graph[name].detach().numpy()
-            rows = value.T if row.is_index else value
+            rows = value.T if row.item_axis else value
             if name not in writers:
                 dtype = dtypes.get(name, _COMPACT.get(name, str(rows.dtype)))
                 writers[name] = ArrayWriter(folder / f"{name}.npy", dtype, rows.shape[1:])

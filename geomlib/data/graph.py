@@ -148,12 +148,12 @@ class GraphData(Data):
     ) -> None:
         shape = tuple(value.shape)
         items = shape[row.item_axis] if len(shape) > row.item_axis else -1
-        item_shape = shape[:1] if row.is_index else shape[1:]
+        item_shape = shape[:1] if row.item_axis else shape[1:]
         fits = len(item_shape) == len(row.shape) and all(
             want is None or got == want for got, want in zip(item_shape, row.shape, strict=True)
         )
         if items < 0 or not fits:
-            expected = ["items", *row.shape] if not row.is_index else [*row.shape, "items"]
+            expected = [*row.shape, "items"] if row.item_axis else ["items", *row.shape]
             raise DataError(
                 f"{where}: '{row.name}' has shape {list(shape)}, expected {expected} with items = {row.level}s"
             )
@@ -238,11 +238,14 @@ def assemble(
         if row.is_index:
             shift = torch.stack([first(level, name) for level in row.index_levels])
             shifts[name] = shift.T.unsqueeze(-1) if len(row.index_levels) > 1 else shift[0]
-            value = value + torch.repeat_interleave(shift, sizes[name], dim=1).to(value.device)
+            moved = torch.repeat_interleave(shift, sizes[name], dim=1).to(value.device)
+            value = value + (moved if row.item_axis else moved[0])
         batch[name] = value
     batch.__dict__["_slice_dict"] = slices
     batch.__dict__["_inc_dict"] = shifts
     device = next(iter(values.values())).device
+    if "node" not in level_sizes:  # text alone
+        return batch
     starts, nodes = first("node", "batch"), level_sizes["node"]
     batch.ptr = torch.cat([starts, (starts[-1] + nodes[-1]).view(1)]).to(device)
     batch.batch = torch.repeat_interleave(torch.arange(graphs), nodes).to(device)

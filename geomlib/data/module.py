@@ -145,7 +145,7 @@ class GraphDataModule(LightningDataModule):
             if name == "train" and stage != "fit":
                 continue
             for index in indices[:_VALIDATED].tolist():
-                store[index].validate(("pos",), where=store.describe(index), partial=store.partial)
+                store[index].validate(where=store.describe(index), partial=store.partial)
 
     def _disk_cache(self, store: Store, *, build: bool) -> Store:
         if id(store) not in self._prepared:

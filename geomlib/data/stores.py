@@ -24,6 +24,11 @@ DESCRIBING_FIELDS = (
     "spin_multiplicity",
     "edge_index",
     "edge_shift",
+    "component_graph",
+    "mole_fraction",
+    "temperature",
+    "smiles",
+    "character_component",
 )
 """Fields that say what a graph is; a store gives them whenever it has them. All others are given when asked for."""
 
@@ -57,8 +62,8 @@ class Store(ABC):
 
     @property
     def sizes(self) -> Int[Tensor, " graphs"]:
-        """Number of nodes of each graph."""
-        return torch.tensor([graph.num_nodes for graph in self], dtype=torch.int64)
+        """Number of nodes of each graph; of characters where the graphs are text."""
+        return torch.tensor([_size(graph) for graph in self], dtype=torch.int64)
 
     def batch(self, indices: Sequence[int]) -> GraphData:
         """The graphs at `indices` as one batch; equal to `collate([store[i] for i in indices])`."""
@@ -81,6 +86,10 @@ class Store(ABC):
         if not 0 <= position < len(self):
             raise IndexError(f"graph {index} of a store of {len(self)}")
         return position
+
+
+def _size(graph: GraphData) -> int:
+    return len(graph.smiles) if "smiles" in graph else graph.num_nodes
 
 
 def common_fields(graphs: Sequence[GraphData]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ def test_every_row_is_coherent(row):
     if row.is_index:
         assert row.dtype == "int64"
         assert set(row.index_levels) <= set(LEVELS)
-        assert row.item_axis == 1
+        assert row.item_axis == len(row.shape)
     else:
         assert row.item_axis == 0
 
