@@ -40,7 +40,7 @@ class Field:
         name: attribute of `GraphData` and key of a net's output.
         level: what one row of the tensor belongs to, one of `LEVELS`.
         shape: shape of one item; the stored tensor is `[items, *shape]`, so graph-level tensors keep a leading 1.
-            Index fields of several rows are stored transposed, `[2, items]`. `None` is a width that the data set decides.
+            Index fields of several rows are stored transposed, `[2, items]`. `None` is a width that the data decide.
         dtype: `"float"` (any floating precision), `"float64"`, `"int64"` or `"bool"`.
         unit: internal unit; `""` if it has none; `"card"` if the dataset card says.
         kind: transformation under rotation and shift rule: `scalar`, `pseudoscalar`, `vector`, `axial`,
