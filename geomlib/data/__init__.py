@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from geomlib.data.flat import FlatStore as FlatStore
     from geomlib.data.graph import GraphData as GraphData
     from geomlib.data.graph import collate as collate
+    from geomlib.data.hypergraph_store import HyperedgeStore as HyperedgeStore
+    from geomlib.data.hypergraphs import Hypergraph as Hypergraph
+    from geomlib.data.hypergraphs import read_hyperedges as read_hyperedges
     from geomlib.data.module import GraphDataModule as GraphDataModule
     from geomlib.data.multi import MultiDataModule as MultiDataModule
     from geomlib.data.splits import BlockSplit as BlockSplit
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from geomlib.data.stores import MemoryStore as MemoryStore
     from geomlib.data.stores import Store as Store
     from geomlib.data.stores import SubsetStore as SubsetStore
+    from geomlib.data.undirected import UndirectedGraph as UndirectedGraph
+    from geomlib.data.undirected import read_graph as read_graph
 
 _LAZY = {
     "AseDbStore": "asedb",
@@ -42,15 +47,20 @@ _LAZY = {
     "FlatStore": "flat",
     "GraphData": "graph",
     "GraphDataModule": "module",
+    "HyperedgeStore": "hypergraph_store",
+    "Hypergraph": "hypergraphs",
     "MemoryStore": "stores",
     "MultiDataModule": "multi",
     "RandomSplit": "splits",
     "RangeSplit": "splits",
     "Store": "stores",
     "SubsetStore": "stores",
+    "UndirectedGraph": "undirected",
     "collate": "graph",
     "find_card": "cards",
     "from_atoms": "atoms",
+    "read_graph": "undirected",
+    "read_hyperedges": "hypergraphs",
     "to_atoms": "atoms",
 }
 
@@ -68,15 +78,20 @@ __all__ = [
     "FlatStore",
     "GraphData",
     "GraphDataModule",
+    "HyperedgeStore",
+    "Hypergraph",
     "MemoryStore",
     "MultiDataModule",
     "RandomSplit",
     "RangeSplit",
     "Store",
     "SubsetStore",
+    "UndirectedGraph",
     "collate",
     "find_card",
     "from_atoms",
+    "read_graph",
+    "read_hyperedges",
     "to_atoms",
 ]
 

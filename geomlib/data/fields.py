@@ -26,10 +26,15 @@ LEVELS = (
     "block",
     "hyperedge",
     "member",
+    "clique",
+    "clique_member",
+    "candidate",
+    "candidate_member",
     "frame",
 )
 """What the rows of a field's tensor stand for; `line` is an edge of the line graph (a pair of edges), `component` a
-molecule of a graph that is a mixture (a single molecule is a mixture of one), `member` a node of a hyperedge."""
+molecule of a graph that is a mixture (a single molecule is a mixture of one), `member` a node of a hyperedge,
+`candidate` a clique that may be a hyperedge, `clique_member` and `candidate_member` a node of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +164,34 @@ _ROWS = (
     Field("eigenvalues", "graph", (None,), "float", "", "scalar", "Lowest eigenvalues, padded with zeros."),
     Field("eigenvectors", "node", (None,), "float", "", "scalar", "Their eigenvectors as columns, padded with zeros."),
     Field("eigenvector_count", "graph", (), "int64", "", "scalar", "Number of eigenpairs that are not padding."),
+    # hypergraphs
+    Field("node_id", "node", (), "int64", "", "category", "What the node is called in its file."),
+    Field(
+        "edge_weight",
+        "edge",
+        (),
+        "float",
+        "",
+        "scalar",
+        "Weight, at least 0; number of hyperedges that hold both ends.",
+    ),
+    Field("hyperedge_index", "member", (2,), "int64", "", "index:node/hyperedge", "Node and hyperedge of each member."),
+    Field("multiplicity", "hyperedge", (), "int64", "", "scalar", "How often the hyperedge occurs, at least once."),
+    Field("clique_index", "clique_member", (2,), "int64", "", "index:node/clique", "Node and clique of each member."),
+    Field("clique_size", "clique", (), "int64", "", "scalar", "Number of nodes of each maximal clique."),
+    Field(
+        "candidate_index",
+        "candidate_member",
+        (2,),
+        "int64",
+        "",
+        "index:node/candidate",
+        "Node and candidate of each member of a candidate.",
+    ),
+    Field("candidate_maximal", "candidate", (), "bool", "", "mask", "Whether the candidate is a maximal clique."),
+    Field("candidate_features", "candidate", (None,), "float64", "", "scalar", "Standardised in their own graph."),
+    Field("candidate_logit", "candidate", (), "float", "", "scalar", "Log-odds that the candidate is a hyperedge."),
+    Field("candidate_probability", "candidate", (), "float", "", "scalar", "Probability of being a hyperedge."),
     # general learning
     Field("target", "graph", (None,), "float", "card", "scalar", "Properties named on the card or by the net."),
     Field(

@@ -9,12 +9,14 @@ from typing import Any, Self, TypeVar
 from geomlib.data.graph import GraphData
 from geomlib.errors import FileFormatError, SpecMismatch, nearest
 from geomlib.graphs.builder import Builder
+from geomlib.graphs.cliques import Cliques
 from geomlib.graphs.line import LineGraph
 from geomlib.graphs.radius import RadiusEdges
+from geomlib.graphs.spectral import LaplacianModes
 
 __all__ = ["BUILDERS", "GraphSpec"]
 
-BUILDERS: Mapping[str, type[Builder]] = {cls.kind: cls for cls in (RadiusEdges, LineGraph)}
+BUILDERS: Mapping[str, type[Builder]] = {cls.kind: cls for cls in (RadiusEdges, LineGraph, Cliques, LaplacianModes)}
 """Name in a file → builder. A family that needs another structure adds its builder here."""
 
 B = TypeVar("B", bound=Builder)
