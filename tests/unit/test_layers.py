@@ -43,7 +43,14 @@ MAY_IMPORT = {
 EXTERNAL = {
     "lightning": ("data.module", "tasks.", "training."),
     "ase": ("data.", "apply.", "testing."),
-    "rdkit": ("data.molecules", "data.tokens", "apply.", "testing."),
+    "rdkit": (
+        "data.descriptors",
+        "data.molecular_features",
+        "data.molecules",
+        "data.tokens",
+        "apply.",
+        "testing.",
+    ),
     "hypothesis": ("testing.",),
 }
 """Package from outside → the modules that may import it; `a.` stands for everything below."""
