@@ -1,0 +1,1 @@
+"""Stable and expressive positional encodings, others beside them, and nets that use them."""
