@@ -39,7 +39,7 @@ class Program:
     def run(self, rows: Tensor, blocks: list[Block]) -> Tensor:
         """All steps; the last one sums over columns."""
         for stage, tensors in zip(self.stages, self.tensors, strict=True):
-            rows = run_stage(rows, *tensors, stage, blocks)
+            rows = run_stage(stage, blocks, rows, *tensors)
         return rows
 
 

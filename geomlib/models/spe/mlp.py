@@ -1,6 +1,8 @@
 """Multilayer perceptrons on rows, whose batch statistics can weigh rows."""
 
-from typing import Literal
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Literal, TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -9,10 +11,18 @@ from torch.nn import functional
 
 from geomlib.errors import ConfigError, nearest
 
-__all__ = ["ACTIVATIONS", "MLP", "BatchRows", "NormKind", "activated", "make_norm"]
+__all__ = ["ACTIVATIONS", "MLP", "BatchRows", "NormKind", "activated", "make_norm", "modules"]
 
 NormKind = Literal["batch", "layer", "none"]
 ACTIVATIONS = ("relu", "tanh")
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def modules(items: Iterable[M]) -> list[M]:
+    """A `ModuleList` of whose items a type checker knows the class."""
+    return cast("list[M]", nn.ModuleList(items))
 
 
 def activated(rows: Tensor, activation: str) -> Tensor:
@@ -105,8 +115,8 @@ class MLP(nn.Module):
     Args:
         inputs: channels of the input.
         width: hidden channels.
-        outputs: channels of the output.
-        layers: number of linear maps.
+        outputs: channels of the output; None leaves out the last linear map, which somebody else makes.
+        layers: number of linear maps, a last one that is left out included.
         norm: normalisation of hidden rows.
         activation: `relu` or `tanh`.
         dropout: probability, after every layer.
@@ -116,7 +126,7 @@ class MLP(nn.Module):
         self,
         inputs: int,
         width: int,
-        outputs: int,
+        outputs: int | None,
         layers: int = 3,
         norm: NormKind = "layer",
         activation: str = "relu",
@@ -126,23 +136,22 @@ class MLP(nn.Module):
         if layers < 1:
             raise ConfigError(f"an MLP of {layers} layers: expected at least 1")
         check_activation(activation)
-        sizes = [inputs, *[width] * (layers - 1), outputs]
+        sizes = [inputs, *[width] * (layers - 1), *([] if outputs is None else [outputs])]
         self.activation, self.dropout = activation, dropout
-        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
-        self.norms = nn.ModuleList(make_norm(norm, width) for _ in range(layers - 1))
+        self.width_out = sizes[-1]
+        self.linears = modules(nn.Linear(a, b) for a, b in pairwise(sizes))
+        self.norms = modules(make_norm(norm, width) for _ in range(layers - 1))
 
     def forward(
         self, rows: Float[Tensor, "*rows inputs"], weight: Float[Tensor, "*rows"] | None = None
     ) -> Float[Tensor, "*rows outputs"]:
         """Transform each row; `weight` says how often it counts in batch statistics."""
-        return self.after_first(self.linears[0](rows), weight)
-
-    def after_first(self, rows: Tensor, weight: Tensor | None = None) -> Tensor:
-        """All but the first linear map."""
-        for norm, linear in zip(self.norms, self.linears[1:], strict=True):
-            rows = self._dropped(activated(norm(rows, weight), self.activation))
+        for at, linear in enumerate(self.linears):
             rows = linear(rows)
-        return self._dropped(rows)
+            if at < len(self.norms):
+                rows = activated(self.norms[at](rows, weight), self.activation)
+            rows = self._dropped(rows)
+        return rows
 
     def _dropped(self, rows: Tensor) -> Tensor:
         return functional.dropout(rows, self.dropout, self.training) if self.dropout else rows

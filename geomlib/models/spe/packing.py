@@ -1,6 +1,7 @@
 """Node pairs of a batch without padding: graphs of equal size side by side, so that their pairs are dense blocks."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -39,8 +40,12 @@ class Adjacency:
             source, target = edges[:, graph == one]
             values = torch.ones(len(source), dtype=dtype, device=edges.device)
             shape = (size, size)
-            there = torch.sparse_coo_tensor(torch.stack([target, source]), values, shape).coalesce()
-            back = torch.sparse_coo_tensor(torch.stack([source, target]), values, shape).coalesce()
+            there = torch.sparse_coo_tensor(
+                torch.stack([target, source]), values, shape, check_invariants=False
+            ).coalesce()
+            back = torch.sparse_coo_tensor(
+                torch.stack([source, target]), values, shape, check_invariants=False
+            ).coalesce()
             self.sparse.append((there, back))
 
     def part(self, first: int, last: int) -> "Adjacency":
@@ -55,7 +60,9 @@ class Adjacency:
         """A · rows, or Aᵀ · rows; not differentiated."""
         if self.dense is not None:
             return torch.bmm(self.dense.mT if transposed else self.dense, rows)
-        return torch.stack([torch.sparse.mm(both[transposed], one) for both, one in zip(self.sparse, rows, strict=True)])
+        return torch.stack(
+            [torch.sparse.mm(both[transposed], one) for both, one in zip(self.sparse, rows, strict=True)]
+        )
 
 
 @dataclass(frozen=True)
@@ -123,13 +130,13 @@ def blocks_of(groups: "list[SizeGroup] | tuple[SizeGroup, ...]", columns: list[i
 
 class _Aggregate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows, scale, blocks, transposed):  # noqa: ANN001, ANN205
+    def forward(ctx: Any, rows: Tensor, scale: Tensor | None, blocks: list[Block], transposed: bool) -> Tensor:
         ctx.blocks, ctx.transposed = blocks, transposed
         ctx.save_for_backward(rows if scale is not None and ctx.needs_input_grad[1] else None, scale)
         return neighbours(rows, scale, blocks, transposed=transposed)
 
     @staticmethod
-    def backward(ctx, grad):  # noqa: ANN001, ANN205
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, scale = ctx.saved_tensors
         back = _Aggregate.apply(grad, scale, ctx.blocks, not ctx.transposed) if ctx.needs_input_grad[0] else None
         return back, (grad * rows).sum().reshape(scale.shape) if ctx.needs_input_grad[1] else None, None, None

@@ -1,6 +1,7 @@
 """Functions φ of the eigenvalues: m of them as one network with m groups."""
 
 import math
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -8,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from geomlib.errors import ConfigError, nearest
-from geomlib.models.spe.mlp import NormKind, activated, check_activation
+from geomlib.models.spe.mlp import NormKind, activated, check_activation, modules
 
 __all__ = ["PHI", "EigenvalueFunction", "make_phi"]
 
@@ -133,8 +134,8 @@ class Perceptron(EigenvalueFunction):
         check_activation(activation)
         self.activation = activation
         sizes = [1, *[width] * (layers - 1), 1]
-        self.linears = nn.ModuleList(GroupedLinear(m, a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
-        self.norms = nn.ModuleList(GroupedNorm(norm, m, width) for _ in range(layers - 1) if norm != "none")
+        self.linears = modules(GroupedLinear(m, a, b) for a, b in pairwise(sizes))
+        self.norms = modules(GroupedNorm(norm, m, width) for _ in range(layers - 1) if norm != "none")
 
     def forward(self, eigenvalues: Tensor, real: Tensor, padded: bool = False) -> Tensor:
         """See `EigenvalueFunction`."""
@@ -164,9 +165,9 @@ class DeepSets(EigenvalueFunction):
         check_activation(activation)
         self.activation = activation
         sizes = [1, *[width] * (layers - 1), 1]
-        pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
-        self.own = nn.ModuleList(GroupedLinear(m, a, b) for a, b in pairs)
-        self.sum = nn.ModuleList(GroupedLinear(m, a, b, bias=False) for a, b in pairs)
+        pairs = list(pairwise(sizes))
+        self.own = modules(GroupedLinear(m, a, b) for a, b in pairs)
+        self.sum = modules(GroupedLinear(m, a, b, bias=False) for a, b in pairs)
 
     def forward(self, eigenvalues: Tensor, real: Tensor, padded: bool = False) -> Tensor:
         """See `EigenvalueFunction`."""
@@ -198,8 +199,8 @@ class Transformer(EigenvalueFunction):
             raise ConfigError(f"φ has {width} channels, which {heads} heads don't divide")
         self.heads = heads
         self.first, self.last = GroupedLinear(m, 1, width), GroupedLinear(m, width, 1)
-        self.qkv = nn.ModuleList(GroupedLinear(m, width, 3 * width) for _ in range(layers))
-        self.out = nn.ModuleList(GroupedLinear(m, width, width) for _ in range(layers))
+        self.qkv = modules(GroupedLinear(m, width, 3 * width) for _ in range(layers))
+        self.out = modules(GroupedLinear(m, width, width) for _ in range(layers))
 
     def forward(self, eigenvalues: Tensor, real: Tensor, padded: bool = False) -> Tensor:
         """See `EigenvalueFunction`."""
@@ -270,16 +271,14 @@ class Lipschitz(EigenvalueFunction):
 
     kind = "lipschitz"
 
-    def __init__(
-        self, m: int, width: int = 16, layers: int = 3, bound: float = 1.0, activation: str = "relu"
-    ) -> None:
+    def __init__(self, m: int, width: int = 16, layers: int = 3, bound: float = 1.0, activation: str = "relu") -> None:
         super().__init__(m)
         check_activation(activation)
         if not bound > 0.0:
             raise ConfigError(f"the slope of φ is bounded by {bound}; expected a positive number")
         self.activation, self.bound = activation, bound
         sizes = [1, *[width] * (layers - 1), 1]
-        self.linears = nn.ModuleList(GroupedLinear(m, a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.linears = modules(GroupedLinear(m, a, b) for a, b in pairwise(sizes))
 
     def forward(self, eigenvalues: Tensor, real: Tensor, padded: bool = False) -> Tensor:
         """See `EigenvalueFunction`."""

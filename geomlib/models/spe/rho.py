@@ -1,5 +1,6 @@
 """Functions ρ of the pair channels W_ℓ = V φ_ℓ(λ) Vᵀ: from pairs of nodes to nodes."""
 
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from geomlib.errors import ConfigError, nearest
 from geomlib.models.spe.columns import Program, aggregate_nodes, column_sums
-from geomlib.models.spe.mlp import MLP, BatchRows, NormKind, activated, make_norm
+from geomlib.models.spe.mlp import MLP, BatchRows, NormKind, make_norm, modules
 from geomlib.models.spe.packing import Block, PackedGraphs, SizeGroup, aggregate, blocks_of
 from geomlib.models.spe.stages import Stage
 
@@ -142,7 +143,7 @@ class GIN(PairFunction):
         if layers < 1:
             raise ConfigError(f"ρ of {layers} layers: expected at least 1")
         sizes = [m, *[width] * (layers - 1), outputs]
-        self.layers = nn.ModuleList(
+        self.layers = modules(
             GINLayer(
                 a,
                 mlp_width or width,
@@ -153,9 +154,9 @@ class GIN(PairFunction):
                 activation=activation,
                 dropout=dropout,
             )
-            for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+            for a, b in pairwise(sizes)
         )
-        self.norms = nn.ModuleList(make_norm("batch", width) for _ in range(layers - 1) if norm_between)
+        self.norms = modules(make_norm("batch", width) for _ in range(layers - 1) if norm_between)
 
     def forward(
         self,
@@ -188,11 +189,12 @@ class GIN(PairFunction):
             following = self.layers[at + 1].mlp.linears[0] if at + 1 < len(self.layers) else None
             for k, norm in enumerate(layer.mlp.norms):
                 begins, ends = at > 0 and k == 0, k + 2 == len(linears)
-                weight, bias = linears[k + 1].weight, linears[k + 1].bias
+                weight: Tensor | None = linears[k + 1].weight
+                bias: Tensor | None = linears[k + 1].bias
                 if ends and following is None:
                     weight = bias = None
                 elif ends and following is not None:
-                    weight, bias = following.weight @ weight, following.weight @ bias
+                    weight, bias = following.weight @ linears[k + 1].weight, following.weight @ linears[k + 1].bias
                 program.add(
                     _stage(norm, layer.mlp.activation, aggregates=begins, sums=weight is None),
                     1.0 + layer.eps if begins else None,
@@ -332,11 +334,9 @@ class GINDeepSets(PairFunction):
         super().__init__(m, outputs)
         sizes = [m, *[width] * (layers - 1), outputs]
         mlp = {"layers": mlp_layers, "norm": norm, "activation": activation, "dropout": dropout}
-        self.layers = nn.ModuleList(
-            GINLayer(a, mlp_width or width, b, epsilon, **mlp) for a, b in zip(sizes[:-1], sizes[1:], strict=True)
-        )
-        self.own = nn.ModuleList(nn.Linear(size, size) for size in sizes[1:])
-        self.sum = nn.ModuleList(nn.Linear(size, size, bias=False) for size in sizes[1:])
+        self.layers = modules(GINLayer(a, mlp_width or width, b, epsilon, **mlp) for a, b in pairwise(sizes))
+        self.own = modules(nn.Linear(size, size) for size in sizes[1:])
+        self.sum = modules(nn.Linear(size, size, bias=False) for size in sizes[1:])
 
     def forward(
         self,
@@ -406,12 +406,12 @@ class PPGN(PairFunction):
     ) -> None:
         super().__init__(m, outputs)
         sizes = [m, *[width] * (layers - 1), outputs]
-        options = {"layers": mlp_layers, "norm": norm, "activation": activation}
+        options: dict[str, Any] = {"layers": mlp_layers, "norm": norm, "activation": activation}
         hidden = mlp_width or width
-        pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
-        self.first = nn.ModuleList(MLP(a, hidden, b, **options) for a, b in pairs)
-        self.second = nn.ModuleList(MLP(a, hidden, b, **options) for a, b in pairs)
-        self.joined = nn.ModuleList(MLP(a + b, hidden, b, **options) for a, b in pairs)
+        pairs = list(pairwise(sizes))
+        self.first = modules(MLP(a, hidden, b, **options) for a, b in pairs)
+        self.second = modules(MLP(a, hidden, b, **options) for a, b in pairs)
+        self.joined = modules(MLP(a + b, hidden, b, **options) for a, b in pairs)
         self.project = nn.Linear(2 * outputs, outputs)
 
     def forward(
@@ -469,7 +469,7 @@ class IGN(PairFunction):
             nn.Parameter(torch.randn(a, width, b) / (a * b) ** 0.5) for a, b in zip(sizes, bases, strict=True)
         )
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(width)) for _ in bases)
-        self.norms = nn.ModuleList(make_norm(norm, width) for _ in bases)
+        self.norms = modules(make_norm(norm, width) for _ in bases)
         self.first, self.last = nn.Linear(width, width), nn.Linear(width, outputs)
 
     def forward(

@@ -166,17 +166,19 @@ class _Step(torch.autograd.Function):
         if stage.aggregates:
             d_shift = dz.sum(0) if wanted[2] else None
             d_scale = torch.dot(dz.view(-1), q.view(-1)).reshape(scale.shape) if wanted[1] else None
-            dz = neighbours(dz, scale, blocks, transposed=True) if wanted[0] else None
+            dz = neighbours(dz, scale, blocks, transposed=True)
         return dz, d_scale, d_shift, d_gamma, d_beta, d_weight, d_bias, None, None
 
 
 def _before_norm(q: Tensor, scale: Tensor | None, shift: Tensor | None, stage: Stage, blocks: list[Block]) -> Tensor:
-    if not stage.aggregates:
+    if shift is None:
         return q
     return neighbours(q, scale, blocks).add_(shift)
 
 
 def run_stage(
+    stage: Stage,
+    blocks: list[Block],
     q: Tensor,
     scale: Tensor | None,
     shift: Tensor | None,
@@ -184,12 +186,12 @@ def run_stage(
     beta: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
-    stage: Stage,
-    blocks: list[Block],
 ) -> Tensor:
     """One step on the rows of `blocks`.
 
     Args:
+        stage: kind of step.
+        blocks: whose rows these are.
         q: `[rows, channels]`.
         scale: 1 + ε of the aggregation.
         shift: `[channels]`, bias after the aggregation.
@@ -197,8 +199,6 @@ def run_stage(
         beta: of the norm.
         weight: `[outputs, channels]` of the linear map; None where the step ends with the sum over columns.
         bias: `[outputs]`.
-        stage: kind of step.
-        blocks: whose rows these are.
 
     Returns:
         `[rows, outputs]`, or `[nodes, channels]` where the step ends with the sum over columns.
