@@ -219,6 +219,26 @@ class TensorProduct(nn.Module):
             return z.sum(2)
         return z if self.mode == "uuu" else self._mix(z, weight)
 
+    def multiply(
+        self,
+        x: Float[Tensor, "dx rows channels"],
+        y: Float[Tensor, "dy rows channels"],
+        weight: Float[Tensor, "paths rows channels"] | None = None,
+    ) -> Float[Tensor, "dz rows channels"]:
+        """The same in mode `uuu` for tensors that have the components first, as spherical layers have them.
+
+        Args:
+            x: one factor.
+            y: the other; with a single channel it meets all of x.
+            weight: where the weights are those of rows.
+        """
+        shape = x.shape[1:]
+        if self.weights == "shared":
+            weight = self.weight.unsqueeze(1)
+        factors = None if weight is None else weight.expand(-1, *shape).reshape(len(weight), -1)
+        y = y.expand(-1, *shape)
+        return self._multiply(x.reshape(len(x), -1), y.reshape(len(y), -1), factors).view(-1, *shape)
+
     def _given(self, weight: Tensor | None, rows: int) -> Tensor | None:
         """Weights with a leading axis of rows, or of 1."""
         if self.weights == "rows":

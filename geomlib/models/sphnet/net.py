@@ -1,0 +1,236 @@
+"""SPHNet: Kohn-Sham matrices from equivariant features of atoms and pairs, with learned sparsity."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from geomlib.data.graph import GraphData
+from geomlib.data.orbitals import OrbitalLayout
+from geomlib.errors import ConfigError
+from geomlib.graphs.orbitals import OrbitalEntries
+from geomlib.graphs.spec import GraphSpec
+from geomlib.models.base import Net
+from geomlib.models.sphnet.directions import harmonics_of, pair_vectors
+from geomlib.models.sphnet.entries import hamiltonian_of_blocks
+from geomlib.models.sphnet.expansion import BlockExpansion
+from geomlib.models.sphnet.groups import atom_groups
+from geomlib.models.sphnet.interaction import SphericalInteraction
+from geomlib.models.sphnet.normalization import Normalization
+from geomlib.models.sphnet.pairs import DiagonalLayer, PairLayer
+from geomlib.models.sphnet.radial import BernsteinBasis
+from geomlib.models.sphnet.vectorial import VectorialInteraction
+from geomlib.nn.elements import ElementIndex
+from geomlib.nn.spherical import SphericalLinear
+from geomlib.nn.tensor_product import Irrep, natural_irreps
+
+__all__ = ["SPHNet"]
+
+
+class SPHNet(Net):
+    """Kohn-Sham (Fock) matrix of a molecule in a basis of atomic orbitals.
+
+    Scalars of the atoms (`VectorialInteraction`) are lifted to spherical features by two layers of messages. Products
+    of those make features of atoms and pairs, which expand to blocks of the matrix. It is symmetric by construction
+    and turns with the molecule; with `parity` reflections are kept too.
+
+    Args:
+        elements: chemical symbols.
+        basis: basis set of the matrix.
+        channels: of all features, a multiple of `heads`.
+        bottleneck: channels that are expanded to blocks.
+        l_max: degree of the features; by default 2·(largest degree of the basis), the least that reaches every block.
+        delta: predict the difference to the matrix of the initial density, which the data then has to hold.
+        short_layers, long_layers: of the vectorial part; `long_layers` need groups of atoms and pay off from about
+            20 atoms.
+        heads: of attention.
+        vector_functions, functions: radial functions of the vectorial and of the spherical part.
+        bond_cutoff, short_cutoff, long_cutoff: pairs that exchange vectors, where their radial functions end, and those
+            of groups [Å].
+        cutoff, pair_cutoff: where radial functions of messages and of pairs end [Å].
+        group_size: atoms of a group.
+        pair_sparsity: share of each molecule's pairs that is left out of the second layers.
+        parity: O(3) instead of SO(3); features then have both parities, so that every block stays within reach.
+        normalization: `component` or, for published weights, `published`.
+        norm: normalise the messages.
+    Inputs (batch fields): pos [nodes, 3, Å], atomic_number; initial_hamiltonian [entries, Hartree] with `delta`
+    Returns: hamiltonian [entries, Hartree], float64, row after row in PySCF's order
+    Raises:
+        ConfigError: arguments out of range.
+    Source: Luo et al. 2025 (arXiv 2502.01171). Differences: thresholds of gates are those of a molecule, groups are
+        made by a rule instead of k-means, reflections are kept unless `parity` is off.
+    """
+
+    family = "sphnet"
+    family_version = 1
+    outputs: tuple[str, ...] = ("hamiltonian",)
+
+    def __init__(
+        self,
+        elements: list[str],
+        *,
+        basis: str = "def2-svp",
+        channels: int = 128,
+        bottleneck: int = 32,
+        l_max: int | None = None,
+        delta: bool = True,
+        short_layers: int = 4,
+        long_layers: int = 0,
+        heads: int = 8,
+        vector_functions: int = 50,
+        functions: int = 16,
+        bond_cutoff: float = 3.0,
+        short_cutoff: float = 5.0,
+        long_cutoff: float = 15.0,
+        cutoff: float = 15.0,
+        pair_cutoff: float = 30.0,
+        group_size: int = 4,
+        pair_sparsity: float = 0.0,
+        parity: bool = True,
+        normalization: str = "component",
+        norm: bool = False,
+    ) -> None:
+        super().__init__()
+        names = list(elements)
+        layout = OrbitalLayout(basis, tuple(names))
+        least = 2 * (len(layout.shells) - 1)
+        l_max = least if l_max is None else l_max
+        if l_max < least:
+            raise ConfigError(f"SPHNet l_max={l_max}: blocks of {basis} with {names} need at least {least}")
+        if channels % heads:
+            raise ConfigError(f"SPHNet channels={channels} is no multiple of heads={heads}")
+        if not 0 <= pair_sparsity < 1:
+            raise ConfigError(f"SPHNet pair_sparsity={pair_sparsity}: expected 0 ≤ sparsity < 1")
+        if normalization not in ("component", "published"):
+            raise ConfigError(f"SPHNet normalization='{normalization}': expected component or published")
+        self.config = {
+            "elements": names,
+            "basis": basis,
+            "channels": channels,
+            "bottleneck": bottleneck,
+            "l_max": l_max,
+            "delta": delta,
+            "short_layers": short_layers,
+            "long_layers": long_layers,
+            "heads": heads,
+            "vector_functions": vector_functions,
+            "functions": functions,
+            "bond_cutoff": bond_cutoff,
+            "short_cutoff": short_cutoff,
+            "long_cutoff": long_cutoff,
+            "cutoff": cutoff,
+            "pair_cutoff": pair_cutoff,
+            "group_size": group_size,
+            "pair_sparsity": pair_sparsity,
+            "parity": parity,
+            "normalization": normalization,
+            "norm": norm,
+        }
+        self.elements = names
+        self.layout = layout
+        self.spec = GraphSpec((OrbitalEntries(basis, tuple(names)),))
+        self.inputs = ("pos", "atomic_number", *(("initial_hamiltonian",) if delta else ()))
+        self.delta, self.l_max = delta, l_max
+        self.bond_cutoff, self.cutoff, self.group_size = bond_cutoff, cutoff, group_size
+        constants = Normalization(normalization == "published")
+        natural = natural_irreps(l_max)
+        atoms = natural if parity else natural_irreps(l_max, parity=False)
+        pairs = (*natural, *(Irrep(irrep.degree, -irrep.parity) for irrep in natural)) if parity else atoms
+        self.vectorial = VectorialInteraction(
+            channels, short_layers, long_layers, heads, vector_functions, short_cutoff, long_cutoff
+        )
+        self.radial, self.pair_radial = BernsteinBasis(functions, cutoff), BernsteinBasis(functions, pair_cutoff)
+        self.interactions = nn.ModuleList(
+            SphericalInteraction(
+                natural[:1] if first else natural,
+                natural,
+                channels,
+                functions,
+                first=first,
+                normalization=constants,
+                norm=norm,
+                sparsity=0.0 if first else pair_sparsity,
+            )
+            for first in (True, False)
+        )
+        self.diagonal = nn.ModuleList(
+            DiagonalLayer(atoms, pairs, channels, residual=residual, normalization=constants)
+            for residual in (False, True)
+        )
+        self.pairs = nn.ModuleList(
+            PairLayer(
+                atoms,
+                pairs,
+                channels,
+                functions,
+                normalization=constants,
+                sparsity=pair_sparsity if residual else 0.0,
+            )
+            for residual in (False, True)
+        )
+        self.diagonal_out = SphericalLinear(pairs, channels, bottleneck, bias=False)
+        self.pairs_out = SphericalLinear(pairs, channels, bottleneck, bias=False)
+        self.diagonal_blocks = BlockExpansion(layout.shells, pairs, bottleneck, channels, channels)
+        self.pair_blocks = BlockExpansion(layout.shells, pairs, bottleneck, channels, channels)
+        self.element_index = ElementIndex(names)
+
+    # ---------------------------------------------------------------- evaluation
+
+    def forward(self, batch: GraphData) -> dict[str, Tensor]:
+        """Predict."""
+        return {"hamiltonian": hamiltonian_of_blocks(batch, *self.blocks(batch), delta=self.delta)}
+
+    def blocks(self, batch: GraphData) -> tuple[Float[Tensor, "nodes b b"], Float[Tensor, "pairs b b"]]:
+        """Blocks of atoms (symmetric) and of pairs i > j, in the order of `pair_index` [Hartree]."""
+        self.element_index(batch.atomic_number)  # raises where an element is unknown
+        number, pairs, graph = batch.atomic_number, batch.pair_index, batch.node_graph
+        vectors, distance = pair_vectors(batch, self.radial.raw_decay.dtype)
+        pos = batch.pos.to(vectors.dtype)
+        short = (distance < self.bond_cutoff).nonzero().squeeze(1)
+        short_index = torch.cat([pairs[:, short], pairs[:, short].flip(0)], dim=1)
+        groups = None
+        if self.config["long_layers"]:
+            groups = atom_groups(pos.detach(), number, graph, batch.num_graphs, self.group_size)
+        scalars = self.vectorial(number, pos, short_index, groups)
+        return self.from_scalars(scalars, pairs, graph, batch.num_graphs, vectors, distance)
+
+    def from_scalars(
+        self,
+        scalars: Float[Tensor, "nodes channels"],
+        pairs: Int[Tensor, "2 pairs"],
+        graph: Int[Tensor, " nodes"],
+        graphs: int,
+        vectors: Float[Tensor, "pairs 3"],
+        distance: Float[Tensor, " pairs"],
+    ) -> tuple[Float[Tensor, "nodes b b"], Float[Tensor, "pairs b b"]]:
+        """Blocks from the scalars of the atoms; `vectors` are r_i − r_j."""
+        first, second = self.spherical(scalars, pairs, graph, graphs, vectors, distance)
+        radial, of_pair = self.pair_radial(distance), graph[pairs[0]]
+        on_site: Tensor | None = None
+        between: Tensor | None = None
+        for x, diagonal, pair in zip((first, second), self.diagonal, self.pairs, strict=True):
+            on_site = diagonal(x, on_site)
+            between = pair(x, pairs, radial, of_pair, graphs, between)
+        d = self.diagonal_blocks(self.diagonal_out(on_site), scalars)
+        p = self.pair_blocks(self.pairs_out(between), scalars[pairs[0]] + scalars[pairs[1]])
+        return 0.5 * (d + d.transpose(1, 2)), p
+
+    def spherical(
+        self, scalars: Tensor, pairs: Tensor, graph: Tensor, graphs: int, vectors: Tensor, distance: Tensor
+    ) -> Sequence[Float[Tensor, "components nodes channels"]]:
+        """Features of the atoms after each layer of messages."""
+        near = (distance < self.cutoff).nonzero().squeeze(1)
+        index = torch.cat([pairs[:, near], pairs[:, near].flip(0)], dim=1)
+        directions = torch.cat([vectors[near], -vectors[near]])
+        radial = self.radial(distance[near]).repeat(2, 1)
+        harmonics = harmonics_of(self.l_max, directions)
+        features, x = [], scalars.unsqueeze(0)
+        for layer in self.interactions:
+            x = layer(x, index, radial, harmonics, graph[index[0]], graphs)
+            features.append(x)
+        return features
+
+    @torch.no_grad()
+    def fit_statistics(self, graphs: Iterable[GraphData]) -> None:
+        """Nothing: the net has no statistics of data."""

@@ -1,0 +1,148 @@
+"""Pair construction: features of atoms and of pairs of atoms, products of what the atoms know."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from geomlib.models.sphnet.gates import PairGate
+from geomlib.models.sphnet.normalization import Normalization
+from geomlib.models.sphnet.radial import RadialNet
+from geomlib.nn.spherical import NormGate, SphericalLinear, inner_products
+from geomlib.nn.tensor_product import Irrep, TensorProduct, all_paths
+
+__all__ = ["DiagonalLayer", "PairLayer"]
+
+
+def _product(
+    irreps_in: Sequence[Irrep], irreps: Sequence[Irrep], channels: int, weights: str, normalization: Normalization
+) -> TensorProduct:
+    paths = all_paths(irreps_in, irreps_in, irreps)
+    return TensorProduct(
+        "cg_stacked",
+        irreps_in,
+        irreps_in,
+        irreps,
+        channels,
+        paths=paths,
+        weights=weights,  # type: ignore[arg-type]
+        coefficients=normalization.coefficients(paths, irreps),
+    )
+
+
+class DiagonalLayer(nn.Module):
+    """f_ii: each atom's features multiplied with themselves.
+
+    y = Lin_a(Gate_a(x)) ⊗ Lin_b(Gate_b(x)) (+ x), f = Lin(Gate(y)) (+ f of the layer before)
+
+    Args:
+        irreps_in: of the atoms' features, the first of `irreps`.
+        irreps: of the result.
+        channels: number of channels.
+        residual: whether x and the layer before are added.
+        normalization: constants of the product.
+    Inputs: x [components_in, nodes, channels], before [components, nodes, channels] or None
+    Returns: [components, nodes, channels]
+    """
+
+    def __init__(
+        self,
+        irreps_in: Sequence[Irrep],
+        irreps: Sequence[Irrep],
+        channels: int,
+        *,
+        residual: bool,
+        normalization: Normalization,
+    ) -> None:
+        super().__init__()
+        self.residual = residual
+        self.gate_a, self.gate_b = NormGate(irreps_in, channels), NormGate(irreps_in, channels)
+        self.map_a, self.map_b = (SphericalLinear(irreps_in, channels, channels) for _ in range(2))
+        self.product = _product(irreps_in, irreps, channels, "shared", normalization)
+        self.gate, self.out = NormGate(irreps, channels), SphericalLinear(irreps, channels, channels)
+
+    def forward(
+        self, x: Float[Tensor, "components_in nodes channels"], before: Tensor | None
+    ) -> Float[Tensor, "components nodes channels"]:
+        """Multiply."""
+        y = self.product.multiply(self.map_a(self.gate_a(x)), self.map_b(self.gate_b(x)))
+        if self.residual:
+            y = torch.cat([y[: len(x)] + x, y[len(x) :]])
+        y = self.out(self.gate(y))
+        return y if before is None else y + before
+
+
+class PairLayer(nn.Module):
+    """f_ij: the features of two atoms multiplied with each other, weights from distance and invariants.
+
+    Args:
+        irreps_in: of the atoms' features.
+        irreps: of the result.
+        channels: number of channels.
+        functions: radial functions.
+        normalization: constants of products and nets.
+        sparsity: share of each molecule's pairs that is left out; 0 has no gate.
+        mean_scalars: whether the invariants hold the mean of both atoms' scalars (or both, in order).
+    Inputs:
+        x: [components_in, nodes, channels]
+        index: [2, pairs], rows i and j; the product is x_j ⊗ x_i
+        radial: [pairs, functions]
+        graph, graphs: molecule of each pair, and their number
+        before: [components, pairs, channels] or None
+    Returns: [components, pairs, channels]; pairs that are left out keep what they have
+    """
+
+    def __init__(
+        self,
+        irreps_in: Sequence[Irrep],
+        irreps: Sequence[Irrep],
+        channels: int,
+        functions: int,
+        *,
+        normalization: Normalization,
+        sparsity: float = 0.0,
+        mean_scalars: bool = True,
+    ) -> None:
+        super().__init__()
+        self.irreps_in, self.mean_scalars = tuple(irreps_in), mean_scalars
+        self.invariant_map = SphericalLinear(irreps_in, channels, channels)
+        self.gate_in, self.map_in = NormGate(irreps_in, channels), SphericalLinear(irreps_in, channels, channels)
+        self.product = _product(irreps_in, irreps, channels, "rows", normalization)
+        count = len(self.product.paths) * channels
+        invariants = (len(irreps_in) + (not mean_scalars)) * channels
+        self.of_distance = RadialNet((functions, channels, count), normalization.gain)
+        self.of_invariants = nn.Sequential(nn.Linear(invariants, channels), nn.SiLU(), nn.Linear(channels, count))
+        self.pair_gate = PairGate(invariants, sparsity) if sparsity else None
+        self.gate, self.out = NormGate(irreps, channels), SphericalLinear(irreps, channels, channels)
+
+    def invariants(self, x: Tensor, index: Int[Tensor, "2 pairs"]) -> Float[Tensor, "pairs invariants"]:
+        """Scalars of both atoms and inner products of their other irreps."""
+        mapped = self.invariant_map(x)
+        i, j = mapped.index_select(1, index[0]), mapped.index_select(1, index[1])
+        scalars = 0.5 * (i[0] + j[0]) if self.mean_scalars else torch.cat([i[0], j[0]], dim=1)
+        return torch.cat([scalars, inner_products(i, j, self.irreps_in)], dim=1)
+
+    def forward(
+        self,
+        x: Float[Tensor, "components_in nodes channels"],
+        index: Int[Tensor, "2 pairs"],
+        radial: Float[Tensor, "pairs functions"],
+        graph: Int[Tensor, " pairs"],
+        graphs: int,
+        before: Tensor | None,
+    ) -> Float[Tensor, "components pairs channels"]:
+        """Multiply."""
+        invariants = self.invariants(x, index)
+        kept = None
+        if self.pair_gate is not None:
+            kept, invariants = self.pair_gate(invariants, graph, graphs)
+            index, radial = index[:, kept], radial[kept]
+        h = self.map_in(self.gate_in(x))
+        weight = self.of_distance(radial) * self.of_invariants(invariants)
+        weight = weight.view(index.shape[1], *self.product.weight_shape).transpose(0, 1)
+        y = self.product.multiply(h.index_select(1, index[1]), h.index_select(1, index[0]), weight)
+        y = self.out(self.gate(y))
+        if before is None:
+            return y
+        return before + y if kept is None else before.index_add(1, kept, y)
