@@ -100,7 +100,41 @@ class Exponential(_Stopping):
 
 
 class Cosine(_Stopping):
-    """Half a cosine from the start learning rate to the stop one (zero if none is given)."""
+    """Half a cosine from the start learning rate to the stop one (zero if none is given).
+
+    Args:
+        stop_lr: learning rate at the end.
+        stop_lr_ratio: the same as a fraction of the start learning rate.
+        warmup_steps: number of warm-up steps.
+        warmup_ratio: warm-up as a fraction of all steps; instead of `warmup_steps`.
+        warmup_beta2: the optimizer's β₂; the warm-up then has ⌈2/(1 − β₂)⌉ steps, which is how long Adam's average of
+            squares takes to settle (Ma and Yarats, arXiv 1910.04209); instead of `warmup_steps`.
+        warmup_start_factor: factor at step 0 of the warm-up.
+    """
+
+    def __init__(
+        self,
+        *,
+        stop_lr: float | None = None,
+        stop_lr_ratio: float | None = None,
+        warmup_steps: int = 0,
+        warmup_ratio: float | None = None,
+        warmup_beta2: float | None = None,
+        warmup_start_factor: float = 0.0,
+    ) -> None:
+        super().__init__(
+            stop_lr=stop_lr,
+            stop_lr_ratio=stop_lr_ratio,
+            warmup_steps=warmup_steps,
+            warmup_ratio=warmup_ratio,
+            warmup_start_factor=warmup_start_factor,
+        )
+        if warmup_beta2 is not None:
+            if warmup_steps or warmup_ratio is not None:
+                raise ConfigError("schedule: give one of warmup_steps, warmup_ratio and warmup_beta2")
+            if not 0 <= warmup_beta2 < 1:
+                raise ConfigError(f"schedule: warmup_beta2 must lie in [0, 1), got {warmup_beta2}")
+            self.warmup_steps = math.ceil(round(2.0 / (1.0 - warmup_beta2), 6))  # 2/(1 − 0.999) is 2000 and a bit
 
     def decay(self, step: int, total: int | None, lr: float) -> float:
         """See the class."""
