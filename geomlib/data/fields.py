@@ -23,7 +23,8 @@ LEVELS = (
     "character",
     "token",
     "mode",
-    "block",
+    "pair",
+    "entry",
     "hyperedge",
     "member",
     "clique",
@@ -154,6 +155,8 @@ _ROWS = (
     Field("token_id", "token", (), "int64", "", "category", "Ids in the vocabulary, molecule after molecule."),
     Field("token_component", "token", (), "int64", "", "index:component", "Molecule of each token; ascending."),
     Field("token_label", "token", (), "int64", "", "category", "Id that a masked token had; -100 elsewhere."),
+    Field("token_state", "token", (None,), "float", "", "scalar", "Hidden state of each token."),
+    Field("token_logit", "token", (None,), "float", "", "scalar", "Logits over the vocabulary at each token."),
     Field("node_type", "node", (), "int64", "", "category", "Type of each node, from a list that the builder names."),
     Field("edge_type", "edge", (), "int64", "", "category", "Type of each edge, from a list that the builder names."),
     Field("node_features", "node", (None,), "float", "", "scalar", "Features of each node."),
@@ -192,6 +195,13 @@ _ROWS = (
     Field("candidate_features", "candidate", (None,), "float64", "", "scalar", "Standardised in their own graph."),
     Field("candidate_logit", "candidate", (), "float", "", "scalar", "Log-odds that the candidate is a hyperedge."),
     Field("candidate_probability", "candidate", (), "float", "", "scalar", "Probability of being a hyperedge."),
+    # matrices over atomic orbitals
+    Field("pair_index", "pair", (2,), "int64", "", "index:node", "Atoms i > j of each pair, rows i and j; sorted by i."),
+    Field("entry_atom", "entry", (2,), "int64", "", "index:node", "Atoms of the row and the column of each entry."),
+    Field("entry_slot", "entry", (2,), "int64", "", "category", "Places of its orbitals in the blocks of those atoms."),
+    Field("hamiltonian", "entry", (), "float64", "Hartree", "scalar", "Kohn-Sham matrix, row after row."),
+    Field("initial_hamiltonian", "entry", (), "float64", "Hartree", "scalar", "That of the density the SCF starts from."),
+    Field("overlap", "entry", (), "float64", "", "scalar", "Overlap of the orbitals, row after row."),
     # general learning
     Field("target", "graph", (None,), "float", "card", "scalar", "Properties named on the card or by the net."),
     Field(

@@ -3,6 +3,7 @@
 import functools
 import importlib.resources
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -59,7 +60,9 @@ def shells_of(basis: str, atomic_number: int) -> tuple[int, ...]:
         known = ", ".join(known_basis_sets())
         raise MissingExtra("pyscf", "dft", f"basis set '{basis}' (geomlib itself knows {known})") from None
     try:
-        shells = gto.basis.load(name, symbol)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Basis may be available in basis-set-exchange")
+            shells = gto.basis.load(name, symbol)
     except (BasisNotFoundError, KeyError) as error:
         raise ConfigError(f"PySCF knows no basis set '{basis}' for {symbol}: {error}") from None
     return tuple(sorted(degree for degree, *rows in shells for _ in range(_contractions(rows))))

@@ -11,12 +11,13 @@ from geomlib.errors import FileFormatError, SpecMismatch, nearest
 from geomlib.graphs.builder import Builder
 from geomlib.graphs.cliques import Cliques
 from geomlib.graphs.line import LineGraph
+from geomlib.graphs.orbitals import OrbitalEntries
 from geomlib.graphs.radius import RadiusEdges
 from geomlib.graphs.spectral import LaplacianModes
 
 __all__ = ["BUILDERS", "GraphSpec"]
 
-BUILDERS: Mapping[str, type[Builder]] = {cls.kind: cls for cls in (RadiusEdges, LineGraph, Cliques, LaplacianModes)}
+BUILDERS: Mapping[str, type[Builder]] = {cls.kind: cls for cls in (RadiusEdges, LineGraph, Cliques, LaplacianModes, OrbitalEntries)}
 """Name in a file → builder. A family that needs another structure adds its builder here."""
 
 B = TypeVar("B", bound=Builder)

@@ -10,12 +10,16 @@ if TYPE_CHECKING:
     from geomlib.models.base import Net
     from geomlib.models.dpa3.multihead import MultiHeadDPA3 as MultiHeadDPA3
     from geomlib.models.dpa3.net import DPA3 as DPA3
+    from geomlib.models.sphnet.net import SPHNet as SPHNet
+    from geomlib.models.sphnet.qhnet import QHNet as QHNet
 
-__all__ = ["DPA3", "FAMILIES", "MultiHeadDPA3", "family"]
+__all__ = ["DPA3", "FAMILIES", "MultiHeadDPA3", "QHNet", "SPHNet", "family"]
 
 FAMILIES: dict[str, str] = {
     "dpa3": "geomlib.models.dpa3.net:DPA3",
     "dpa3-multihead": "geomlib.models.dpa3.multihead:MultiHeadDPA3",
+    "qhnet": "geomlib.models.sphnet.qhnet:QHNet",
+    "sphnet": "geomlib.models.sphnet.net:SPHNet",
 }
 """Family name → where its net stands. Packages add theirs through the entry-point group `geomlib.models`."""
 

@@ -10,11 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from geomlib.nn.constants import on_cpu
 from geomlib.nn.tensor_product.irreps import Irrep, offsets
 
 __all__ = ["EquivariantNorm", "NormGate", "SphericalLinear", "inner_products", "invariants"]
 
 
+@on_cpu
 def _irrep_of_component(irreps: Sequence[Irrep]) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(irreps)), torch.tensor([irrep.dim for irrep in irreps]))
 

@@ -19,12 +19,13 @@ from geomlib.data.elements import atomic_numbers
 from geomlib.data.graph import GraphData
 from geomlib.files.manifest import manifest_of
 from geomlib.files.modelfile import load, save
-from geomlib.models import DPA3, MultiHeadDPA3
+from geomlib.models import DPA3, MultiHeadDPA3, QHNet, SPHNet
 
 FOLDER = Path(__file__).parents[2] / "tests" / "golden"
 INDEX = FOLDER / "index.json"
 SMALL = {"node_dim": 12, "edge_dim": 8, "angle_dim": 4, "layers": 2, "fitting_layers": [12, 12], "precision": "float64"}
 TINY = {**SMALL, "node_dim": 8, "layers": 1}
+ORBITALS = {"basis": "sto-3g", "channels": 2, "bottleneck": 1, "functions": 3}
 MAX_BYTES = 60_000
 
 NETS = {
@@ -70,6 +71,12 @@ NETS = {
             ["water", "clusters"], elements=["C", "H", "O"], **TINY, fitting="shared", dataset_encoding=3
         ),
     },
+    "sphnet": {
+        "delta": lambda: SPHNet(["H", "O"], **ORBITALS, short_layers=1, long_layers=1, heads=2, vector_functions=4),
+    },
+    "qhnet": {
+        "whole": lambda: QHNet(["H", "O"], **ORBITALS, layers=4, delta=False),
+    },
 }
 """Family → name of the file → a fresh net."""
 
@@ -81,11 +88,27 @@ def randomise(net: torch.nn.Module, generator: torch.Generator) -> None:
             draw = torch.randn(value.shape, generator=generator, dtype=torch.float64)
             scale = 1.0 / math.sqrt(value.shape[-1]) if value.ndim == 2 else 0.3
             value.copy_(0.3 + 0.05 * draw.abs() if name == "environment_stddev" else scale * draw)
-        net.environment_mean.zero_()
+        if hasattr(net, "environment_mean"):
+            net.environment_mean.zero_()
 
 
-def structures(elements: list[str], generator: torch.Generator) -> list[GraphData]:
+def molecules(net: torch.nn.Module, generator: torch.Generator) -> list[GraphData]:
+    """Water, and two atoms, with the matrix that a net may add to."""
+    graphs = []
+    for numbers in ([8, 1, 1], [1, 8]):
+        pos = torch.tensor([[0.0, 0, 0], [0.9, 0.2, 0.1], [-0.3, 0.8, 0.4]])[: len(numbers)].double()
+        pos = pos + 0.1 * torch.randn(pos.shape, generator=generator, dtype=torch.float64)
+        graph = GraphData(pos=pos, atomic_number=torch.tensor(numbers))
+        if net.delta:
+            orbitals = len(net.layout.orbitals(graph.atomic_number)[0])
+            graph.initial_hamiltonian = torch.randn(orbitals**2, generator=generator, dtype=torch.float64)
+        graphs.append(graph)
+    return graphs
+
+
+def structures(net: torch.nn.Module, generator: torch.Generator) -> list[GraphData]:
     """A molecule, a skewed periodic cell and a slab."""
+    elements = net.elements
     numbers = torch.tensor(atomic_numbers([elements[k % len(elements)] for k in range(5)]))
     grid = torch.tensor([[0.0, 0, 0], [1.1, 0.2, 0], [0.3, 1.2, 0.1], [0.1, 0.4, 1.3], [1.2, 1.3, 1.1]]).double()
     graphs = []
@@ -94,6 +117,10 @@ def structures(elements: list[str], generator: torch.Generator) -> list[GraphDat
         cell = size * torch.tensor([[[1.0, 0, 0], [0.2, 1, 0], [0.1, -0.1, 1]]]).double()
         graphs.append(GraphData(pos=pos, atomic_number=numbers, cell=cell, pbc=torch.tensor([pbc])))
     return graphs
+
+
+INPUTS = {"sphnet": molecules, "qhnet": molecules}
+"""Family → what makes its inputs from the net and random numbers; `structures` where it is not listed."""
 
 
 def as_lists(fields: dict[str, torch.Tensor]) -> dict[str, list]:
@@ -107,9 +134,9 @@ def write(family: str, name: str) -> dict:
     randomise(net, generator)
     stem = f"{family}-v{net.family_version}-{name}"
     file = save(net, FOLDER / f"{stem}.safetensors", created="2026-01-01T00:00:00+00:00", licence="CC0-1.0")
-    loaded = load(file, head="*")
+    loaded = load(file, dtype="float64", head="*")
     cases = []
-    for position, graph in enumerate(structures(net.elements, generator)):
+    for position, graph in enumerate(INPUTS.get(family, structures)(net, generator)):
         if net.heads:
             graph.head = torch.tensor([position % len(net.heads)])
         inputs = as_lists(graph.to_dict())

@@ -285,6 +285,7 @@ def test_sphnet(name):
         short_layers=options["n_short"],
         long_layers=options["n_long"],
         parity=False,
+        both_orders=False,
         normalization="published",
         pair_sparsity=options["kappa"] if options["pair_gate"] else 0.0,
     ).double()

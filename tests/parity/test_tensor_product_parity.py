@@ -71,10 +71,10 @@ def test_unweighted_products(name):
     config, data = case(name)
     irreps, out = natural_irreps(config["L"]), natural_irreps(2 * config["L"])
     x, y = data["in.x"].T, data["in.y"].T
-    close(GridGaunt((irreps, irreps, out))(x, y).T, data["out.gaunt"])
-    close(FourierGaunt((irreps, irreps, out))(x, y).T, data["out.gaunt"])
+    close(GridGaunt((irreps, irreps, out)).double()(x, y).T, data["out.gaunt"])
+    close(FourierGaunt((irreps, irreps, out)).double()(x, y).T, data["out.gaunt"])
     for factor in ("norm", "component"):
-        close(MatrixProduct((irreps, irreps, out), factor=factor)(x, y).T, data[f"out.matrix_{factor}"])
+        close(MatrixProduct((irreps, irreps, out), factor=factor).double()(x, y).T, data[f"out.matrix_{factor}"])
     raw, normed = [], []
     for l1, l2, l3 in data["out.paths"].tolist():
         a, b = data["in.x"][:, l1**2 : (l1 + 1) ** 2], data["in.y"][:, l2**2 : (l2 + 1) ** 2]
@@ -87,7 +87,7 @@ def test_unweighted_products(name):
 @pytest.mark.parametrize("name", [f"tp_vector_gaunt_{kind}" for kind in ("l1_odd", "l1_even", "l2_odd", "l2_even")])
 def test_vector_gaunt(name):
     _, data = case(name)
-    product = VectorGaunt([data[f"in.basis_{which}"] for which in ("x", "y", "out")])
+    product = VectorGaunt([data[f"in.basis_{which}"] for which in ("x", "y", "out")]).double()
     close(product(data["in.x"].T, data["in.y"].T).T, data["out.out"])
 
 

@@ -6,13 +6,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from geomlib.nn.constants import ExactConstants
 from geomlib.nn.tensor_product import Irrep
 from geomlib.nn.tensor_product.irreps import offsets, wigner_3j
 
 __all__ = ["BlockExpansion"]
 
 
-class BlockExpansion(nn.Module):
+class BlockExpansion(ExactConstants):
     """Blocks [(u, m1), (v, m2)] = (1/C) Σ w3j(la, lb, l)[m1, m2, m] (Σ_c W[c, u, v] f[l, c, m] + [l = 0] b[u, v]).
 
     W and b are made from scalars of the atoms. Shells of degrees la and lb need the features of degree l between
@@ -47,8 +48,7 @@ class BlockExpansion(nn.Module):
                         continue
                     irrep = Irrep(degree, 1 if even else (-1) ** (la + lb))
                     self.triples.append((degree, la, lb, begins[tuple(irreps).index(irrep)]))
-                    coupling = wigner_3j(la, lb, degree).clone()
-                    self.register_buffer(f"coupling_{degree}_{la}_{lb}", coupling, persistent=False)
+                    self.register_constant(f"coupling_{degree}_{la}_{lb}", wigner_3j(la, lb, degree))
         self.weight_sizes = [channels * self.shells[la] * self.shells[lb] for _, la, lb, _ in self.triples]
         self.bias_sizes = [self.shells[la] ** 2 for degree, la, lb, _ in self.triples if degree == 0]
         self.weight_net = _net(scalars, hidden, sum(self.weight_sizes))

@@ -26,8 +26,8 @@ def quantiles(
 class PairGate(nn.Module):
     """Keeps the pairs whose score reaches the quantile of its molecule.
 
-    A pair with score e = w·s + b is kept where sigmoid(e − q) ≥ ½; its invariants are multiplied by that value, which is
-    how the gate learns.
+    A pair with score e = w·s + b is kept where g = sigmoid(e − q) ≥ ½; its invariants are multiplied by g, which is how
+    the gate learns.
 
     Args:
         invariants: width of the invariants of a pair.

@@ -51,6 +51,8 @@ class SPHNet(Net):
         cutoff, pair_cutoff: where radial functions of messages and of pairs end [Å].
         group_size: atoms of a group.
         pair_sparsity: share of each molecule's pairs that is left out of the second layers.
+        both_orders: make each pair's block from both orders of its atoms, so that the order of the atoms plays no part;
+            without it, as published, it does.
         parity: O(3) instead of SO(3); features then have both parities, so that every block stays within reach.
         normalization: `component` or, for published weights, `published`.
         norm: normalise the messages.
@@ -59,7 +61,7 @@ class SPHNet(Net):
     Raises:
         ConfigError: arguments out of range.
     Source: Luo et al. 2025 (arXiv 2502.01171). Differences: thresholds of gates are those of a molecule, groups are
-        made by a rule instead of k-means, reflections are kept unless `parity` is off.
+        made by a rule instead of k-means, pairs have no order, reflections are kept unless `parity` is off.
     """
 
     family = "sphnet"
@@ -87,6 +89,7 @@ class SPHNet(Net):
         pair_cutoff: float = 30.0,
         group_size: int = 4,
         pair_sparsity: float = 0.0,
+        both_orders: bool = True,
         parity: bool = True,
         normalization: str = "component",
         norm: bool = False,
@@ -123,6 +126,7 @@ class SPHNet(Net):
             "pair_cutoff": pair_cutoff,
             "group_size": group_size,
             "pair_sparsity": pair_sparsity,
+            "both_orders": both_orders,
             "parity": parity,
             "normalization": normalization,
             "norm": norm,
@@ -131,7 +135,7 @@ class SPHNet(Net):
         self.layout = layout
         self.spec = GraphSpec((OrbitalEntries(basis, tuple(names)),))
         self.inputs = ("pos", "atomic_number", *(("initial_hamiltonian",) if delta else ()))
-        self.delta, self.l_max = delta, l_max
+        self.delta, self.l_max, self.both_orders = delta, l_max, both_orders
         self.bond_cutoff, self.cutoff, self.group_size = bond_cutoff, cutoff, group_size
         constants = Normalization(normalization == "published")
         natural = natural_irreps(l_max)
@@ -166,6 +170,7 @@ class SPHNet(Net):
                 functions,
                 normalization=constants,
                 sparsity=pair_sparsity if residual else 0.0,
+                both_orders=both_orders,
             )
             for residual in (False, True)
         )
@@ -213,7 +218,12 @@ class SPHNet(Net):
             on_site = diagonal(x, on_site)
             between = pair(x, pairs, radial, of_pair, graphs, between)
         d = self.diagonal_blocks(self.diagonal_out(on_site), scalars)
-        p = self.pair_blocks(self.pairs_out(between), scalars[pairs[0]] + scalars[pairs[1]])
+        of_pairs = scalars[pairs[0]] + scalars[pairs[1]]
+        if self.both_orders:
+            forth, back = self.pair_blocks(self.pairs_out(between), of_pairs.repeat(2, 1)).chunk(2)
+            p = 0.5 * (forth + back.transpose(1, 2))
+        else:
+            p = self.pair_blocks(self.pairs_out(between), of_pairs)
         return 0.5 * (d + d.transpose(1, 2)), p
 
     def spherical(

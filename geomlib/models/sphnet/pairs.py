@@ -84,13 +84,15 @@ class PairLayer(nn.Module):
         normalization: constants of products and nets.
         sparsity: share of each molecule's pairs that is left out; 0 has no gate.
         mean_scalars: whether the invariants hold the mean of both atoms' scalars (or both, in order).
+        both_orders: make f_ji as well, with the same weights; invariants must be those of the pair in any order.
     Inputs:
         x: [components_in, nodes, channels]
         index: [2, pairs], rows i and j; the product is x_j ⊗ x_i
         radial: [pairs, functions]
         graph, graphs: molecule of each pair, and their number
         before: [components, pairs, channels] or None
-    Returns: [components, pairs, channels]; pairs that are left out keep what they have
+    Returns: [components, pairs, channels], with `both_orders` [components, 2·pairs, channels], all f_ij before all
+        f_ji; pairs that are left out keep what they have
     """
 
     def __init__(
@@ -103,9 +105,10 @@ class PairLayer(nn.Module):
         normalization: Normalization,
         sparsity: float = 0.0,
         mean_scalars: bool = True,
+        both_orders: bool = False,
     ) -> None:
         super().__init__()
-        self.irreps_in, self.mean_scalars = tuple(irreps_in), mean_scalars
+        self.irreps_in, self.mean_scalars, self.both_orders = tuple(irreps_in), mean_scalars, both_orders
         self.invariant_map = SphericalLinear(irreps_in, channels, channels)
         self.gate_in, self.map_in = NormGate(irreps_in, channels), SphericalLinear(irreps_in, channels, channels)
         self.product = _product(irreps_in, irreps, channels, "rows", normalization)
@@ -133,14 +136,17 @@ class PairLayer(nn.Module):
         before: Tensor | None,
     ) -> Float[Tensor, "components pairs channels"]:
         """Multiply."""
-        invariants = self.invariants(x, index)
-        kept = None
+        invariants, pairs = self.invariants(x, index), index.shape[1]
+        kept: Tensor | None = None
         if self.pair_gate is not None:
             kept, invariants = self.pair_gate(invariants, graph, graphs)
             index, radial = index[:, kept], radial[kept]
         h = self.map_in(self.gate_in(x))
         weight = self.of_distance(radial) * self.of_invariants(invariants)
         weight = weight.view(index.shape[1], *self.product.weight_shape).transpose(0, 1)
+        if self.both_orders:
+            index, weight = torch.cat([index, index.flip(0)], dim=1), weight.repeat(1, 2, 1)
+            kept = None if kept is None else torch.cat([kept, kept + pairs])
         y = self.product.multiply(h.index_select(1, index[1]), h.index_select(1, index[0]), weight)
         y = self.out(self.gate(y))
         if before is None:

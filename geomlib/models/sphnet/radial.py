@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from geomlib.nn.constants import ExactConstants
+
 __all__ = ["BernsteinBasis", "ExpNormalBasis", "RadialNet", "shifted_softplus"]
 
 PUBLISHED_GAIN = 1.878204668541552
@@ -50,7 +52,7 @@ class ExpNormalBasis(nn.Module):
         return self.switch(distance).unsqueeze(1) * torch.exp(-self.betas * (decay - self.means).square())
 
 
-class BernsteinBasis(nn.Module):
+class BernsteinBasis(ExactConstants):
     """Bernstein polynomials of exp(−αd) with a smooth end, α = softplus(parameter).
 
     b_v(d) = c(d) exp(log binom(K−1, v) + (K−1−v) x + v log(1 − eˣ)), x = −αd, c(d) = exp(−d²/((R−d)(R+d))).
@@ -69,10 +71,8 @@ class BernsteinBasis(nn.Module):
         super().__init__()
         self.cutoff = cutoff
         self.raw_decay = nn.Parameter(torch.tensor(math.log(math.expm1(0.5))))
-        orders = torch.arange(functions, dtype=torch.float64)
-        top = torch.tensor(float(functions), dtype=torch.float64)
-        binomial = torch.lgamma(top) - torch.lgamma(orders + 1) - torch.lgamma(top - orders)
-        self.register_buffer("log_binomial", binomial, persistent=False)
+        binomial = [math.log(math.comb(functions - 1, order)) for order in range(functions)]
+        self.register_constant("log_binomial", torch.tensor(binomial, dtype=torch.float64, device="cpu"))
         self.functions = functions
 
     def forward(self, distance: Float[Tensor, " edges"]) -> Float[Tensor, "edges functions"]:

@@ -62,7 +62,7 @@ class ShortRangeLayer(nn.Module):
     Args:
         channels: number of channels, a multiple of `heads`.
         heads: of attention.
-        last: whether edge features are not needed afterwards.
+        last: whether vectors and edge features are not needed afterwards.
     """
 
     def __init__(self, channels: int, heads: int, *, last: bool) -> None:
@@ -71,10 +71,10 @@ class ShortRangeLayer(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.query, self.key, self.value = (nn.Linear(channels, channels) for _ in range(3))
         self.edge_key, self.edge_value = nn.Linear(channels, channels), nn.Linear(channels, channels)
-        self.gates = nn.Linear(channels, 2 * channels)
         self.out = nn.Linear(channels, 3 * channels)
         self.vectors = nn.Linear(channels, 3 * channels, bias=False)
         if not last:
+            self.gates = nn.Linear(channels, 2 * channels)
             self.edge = nn.Linear(channels, channels)
             self.target, self.source = (nn.Linear(channels, channels, bias=False) for _ in range(2))
 
@@ -86,7 +86,7 @@ class ShortRangeLayer(nn.Module):
         index: Int[Tensor, "2 edges"],
         switch: Float[Tensor, " edges"],
         unit: Float[Tensor, "edges 3"],
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Increments of scalars, vectors and edge features; row 0 of `index` is the source."""
         source, target = index
         nodes, channels = scalars.shape
@@ -96,14 +96,14 @@ class ShortRangeLayer(nn.Module):
         attention = silu(product.view(-1, self.heads, channels // self.heads).sum(2)) * switch.unsqueeze(1)
         message = (self.value(s)[source] * value).view(-1, self.heads, channels // self.heads)
         message = (message * attention.unsqueeze(2)).flatten(1)
-        first, second = silu(self.gates(message)).chunk(2, dim=1)
-        of_vectors = v[source] * first.unsqueeze(1) + second.unsqueeze(1) * unit.unsqueeze(2)
         o1, o2, o3 = self.out(_sum(message, target, nodes)).chunk(3, dim=1)
         v1, v2, v3 = self.vectors(v).chunk(3, dim=2)
         ds = (v1 * v2).sum(1) * o2 + o3
-        dv = v3 * o1.unsqueeze(1) + _sum(of_vectors, target, nodes)
         if self.last:
-            return ds, dv, None
+            return ds, None, None
+        first, second = silu(self.gates(message)).chunk(2, dim=1)
+        of_vectors = v[source] * first.unsqueeze(1) + second.unsqueeze(1) * unit.unsqueeze(2)
+        dv = v3 * o1.unsqueeze(1) + _sum(of_vectors, target, nodes)
         here, there = self.target(v)[target], self.source(v)[source]
         turned = (_rejection(here, unit) * _rejection(there, -unit)).sum(1)
         return ds, dv, silu(self.edge(edges)) * turned
@@ -245,7 +245,8 @@ class VectorialInteraction(nn.Module):
         vectors = scalars.new_zeros(len(scalars), 3, scalars.shape[1])
         for layer in self.short:
             ds, dv, de = layer(scalars, vectors, edges, index, switch, unit)
-            scalars, vectors = scalars + ds, vectors + dv
+            scalars = scalars + ds
+            vectors = vectors if dv is None else vectors + dv
             edges = edges if de is None else edges + de
         short = scalars
         if groups is None:

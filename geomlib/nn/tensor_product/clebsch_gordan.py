@@ -6,14 +6,15 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from geomlib.nn.constants import ExactConstants, on_cpu
 from geomlib.nn.tensor_product.irreps import Irrep, Path, offsets, wigner_3j
 
 __all__ = ["DenseCG", "SparseCG", "StackedCG"]
 
 
-class _CG(nn.Module):
+class _CG(ExactConstants):
     """What the three share: z[out] = Σ_paths weight · coefficient · w3j(x, y).
 
     Args:
@@ -58,6 +59,7 @@ class StackedCG(_CG):
     The backward pass keeps the inputs and the unweighted results only, and can be differentiated again.
     """
 
+    @on_cpu
     def __init__(self, irreps: Any, paths: Sequence[Path], coefficients: Sequence[float]) -> None:
         super().__init__(irreps, paths, coefficients)
         self.pairs: list[tuple[slice, slice, list[int]]] = []
@@ -65,7 +67,7 @@ class StackedCG(_CG):
         for (i, j), group in groupby(numbered, key=lambda number: (paths[number].x, paths[number].y)):
             members = list(group)
             matrix = torch.cat([self.coupling(number).flatten(0, 1).T for number in members])  # [Σ m3, m1·m2]
-            self.register_buffer(f"matrix_{len(self.pairs)}", matrix, persistent=False)
+            self.register_constant(f"matrix_{len(self.pairs)}", matrix)
             self.pairs.append((self.block(0, i), self.block(1, j), members))
 
     def forward(
@@ -152,10 +154,11 @@ class _Stacked(torch.autograd.Function):
 class DenseCG(_CG):
     """One contraction with the whole coupling tensor per path."""
 
+    @on_cpu
     def __init__(self, irreps: Any, paths: Sequence[Path], coefficients: Sequence[float]) -> None:
         super().__init__(irreps, paths, coefficients)
         for number in range(len(self.paths)):
-            self.register_buffer(f"coupling_{number}", self.coupling(number), persistent=False)
+            self.register_constant(f"coupling_{number}", self.coupling(number))
 
     def forward(
         self, x: Float[Tensor, "dx rows"], y: Float[Tensor, "dy rows"], weight: Float[Tensor, "paths rows"] | None
@@ -182,6 +185,7 @@ class SparseCG(_CG):
     path_index: Tensor
     values: Tensor
 
+    @on_cpu
     def __init__(self, irreps: Any, paths: Sequence[Path], coefficients: Sequence[float]) -> None:
         super().__init__(irreps, paths, coefficients)
         found: list[Tensor] = []
@@ -195,7 +199,7 @@ class SparseCG(_CG):
         index = torch.cat(found) if found else torch.zeros(0, 4, dtype=torch.int64)
         for name, column in zip(("x_index", "y_index", "out_index", "path_index"), index.T, strict=True):
             self.register_buffer(name, column.contiguous(), persistent=False)
-        self.register_buffer("values", torch.cat(factors) if factors else torch.zeros(0).double(), persistent=False)
+        self.register_constant("values", torch.cat(factors) if factors else torch.zeros(0).double())
 
     def forward(
         self, x: Float[Tensor, "dx rows"], y: Float[Tensor, "dy rows"], weight: Float[Tensor, "paths rows"] | None

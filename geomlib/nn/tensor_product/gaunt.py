@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Complex, Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from geomlib.nn.constants import ExactConstants, on_cpu
 from geomlib.nn.tensor_product.grid import harmonics, quadrature
 from geomlib.nn.tensor_product.irreps import Irrep, wigner_3j
 
@@ -19,7 +20,7 @@ def _top(irreps: Sequence[Irrep]) -> int:
     return max(irrep.degree for irrep in irreps)
 
 
-class GridGaunt(nn.Module):
+class GridGaunt(ExactConstants):
     """z = √(4π) Σ G x y with the Gaunt coefficients G = ∫ Y Y Y, by way of values on a quadrature grid.
 
     Degrees with an odd sum never couple: no cross products, no pseudoscalars.
@@ -36,14 +37,15 @@ class GridGaunt(nn.Module):
     y_values: Tensor
     projection: Tensor
 
+    @on_cpu
     def __init__(self, irreps: Irreps, latitudes: int | None = None) -> None:
         super().__init__()
         points, weights = quadrature(sum(_top(row) for row in irreps), latitudes)
         x, y, out = (harmonics(row, points) for row in irreps)
         self.points = len(points)
-        self.register_buffer("x_values", x, persistent=False)
-        self.register_buffer("y_values", y, persistent=False)
-        self.register_buffer("projection", math.sqrt(4 * math.pi) * (out * weights.unsqueeze(1)).T, persistent=False)
+        self.register_constant("x_values", x)
+        self.register_constant("y_values", y)
+        self.register_constant("projection", math.sqrt(4 * math.pi) * (out * weights.unsqueeze(1)).T)
 
     def forward(self, x: Float[Tensor, "dx rows"], y: Float[Tensor, "dy rows"]) -> Float[Tensor, "dz rows"]:
         """Multiply."""
@@ -68,7 +70,7 @@ def _fourier_coefficients(irreps: Sequence[Irrep], top: int) -> Complex[Tensor, 
     return torch.fft.fft2(values) / steps**2
 
 
-class FourierGaunt(nn.Module):
+class FourierGaunt(ExactConstants):
     """The same product as `GridGaunt`, by convolving the coefficients of 2-D Fourier series.
 
     Args:
@@ -82,6 +84,7 @@ class FourierGaunt(nn.Module):
     y_series: Tensor
     projection: Tensor
 
+    @on_cpu
     def __init__(self, irreps: Irreps) -> None:
         super().__init__()
         x, y, out = irreps
@@ -92,7 +95,7 @@ class FourierGaunt(nn.Module):
             padded = torch.zeros(len(series), steps, steps, dtype=series.dtype)
             index = torch.fft.fftfreq(series.shape[1], 1 / series.shape[1]).round().long() % steps
             padded[:, index.unsqueeze(1), index] = series
-            self.register_buffer(name, torch.view_as_real(padded.flatten(1).T), persistent=False)
+            self.register_constant(name, torch.view_as_real(padded.flatten(1).T))
         # a series of degree `top` is projected by a quadrature that is exact for it times Y, on the sphere itself
         points, weights = quadrature(self.top + _top(out))
         theta = points[:, 1].clamp(-1, 1).arccos()
@@ -102,7 +105,7 @@ class FourierGaunt(nn.Module):
         azimuthal = torch.polar(torch.ones(1).double(), phi.unsqueeze(1) * order)
         waves = (polar.unsqueeze(2) * azimuthal.unsqueeze(1)).flatten(1)  # [points, steps²]
         projection = math.sqrt(4 * math.pi) * (harmonics(out, points) * weights.unsqueeze(1)).T.to(waves.dtype) @ waves
-        self.register_buffer("projection", torch.view_as_real(projection), persistent=False)
+        self.register_constant("projection", torch.view_as_real(projection))
         self.steps = steps
 
     def forward(self, x: Float[Tensor, "dx rows"], y: Float[Tensor, "dy rows"]) -> Float[Tensor, "dz rows"]:
@@ -139,7 +142,7 @@ def vector_basis(l_max: int, parity: int) -> tuple[tuple[Irrep, ...], Float[Tens
     return tuple(irreps), torch.cat(blocks, dim=2)
 
 
-class VectorGaunt(nn.Module):
+class VectorGaunt(ExactConstants):
     """Cross product of vector fields on the sphere, √(4π) ∫ B · (V_x × V_y), by way of a quadrature grid.
 
     It reaches what `GridGaunt` can't, antisymmetric couplings such as 1 ⊗ 1 → 1.
@@ -155,6 +158,7 @@ class VectorGaunt(nn.Module):
     y_values: Tensor
     projection: Tensor
 
+    @on_cpu
     def __init__(self, bases: Sequence[Float[Tensor, "3 harmonics components"]]) -> None:
         super().__init__()
         tops = [math.isqrt(basis.shape[1]) - 1 for basis in bases]
@@ -166,10 +170,10 @@ class VectorGaunt(nn.Module):
             fields.append(torch.einsum("ilk,nl->ink", basis.double(), values).flatten(0, 1))
         x, y, out = fields
         # e3nn's vectors have the components y, z, x: a cyclic permutation, so the cross product looks the same
-        self.register_buffer("x_values", x, persistent=False)
-        self.register_buffer("y_values", y, persistent=False)
+        self.register_constant("x_values", x)
+        self.register_constant("y_values", y)
         projection = math.sqrt(4 * math.pi) * (out * weights.repeat(3).unsqueeze(1)).T
-        self.register_buffer("projection", projection, persistent=False)
+        self.register_constant("projection", projection)
 
     def forward(self, x: Float[Tensor, "dx rows"], y: Float[Tensor, "dy rows"]) -> Float[Tensor, "dz rows"]:
         """Multiply."""

@@ -9,12 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from geomlib.nn.constants import on_cpu
 from geomlib.nn.tensor_product.irreps import Irrep
 
 __all__ = ["harmonics", "quadrature", "spherical_harmonics_at", "wigner_matrix"]
 
 
 @functools.lru_cache(maxsize=64)
+@on_cpu
 def quadrature(degree: int, latitudes: int | None = None) -> tuple[Tensor, Tensor]:
     """Points [n, 3] and weights [n] that integrate polynomials up to `degree` over the unit sphere; weights sum to 4π.
 
@@ -50,6 +52,7 @@ def harmonics(irreps: Sequence[Irrep], points: Float[Tensor, "n 3"]) -> Float[Te
     return spherical_harmonics_at([irrep.degree for irrep in irreps], points)
 
 
+@on_cpu
 def wigner_matrix(irreps: Sequence[Irrep], rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "components components"]:
     """Block-diagonal representation of a rotation or reflection, float64.
 

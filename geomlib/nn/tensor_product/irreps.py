@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from geomlib.errors import ConfigError
+from geomlib.nn.constants import on_cpu
 
 __all__ = ["Irrep", "Path", "all_paths", "degrees", "natural_irreps", "offsets", "parse_irreps", "width", "wigner_3j"]
 
@@ -94,6 +95,7 @@ def all_paths(x: Sequence[Irrep], y: Sequence[Irrep], out: Sequence[Irrep]) -> t
 
 
 @functools.lru_cache(maxsize=4096)
+@on_cpu
 def wigner_3j(l1: int, l2: int, l3: int) -> Tensor:
     """Real coupling tensor [2·l1+1, 2·l2+1, 2·l3+1] of norm 1, as e3nn has it, float64; not to be changed in place."""
     from e3nn import o3

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from geomlib.nn.constants import ExactConstants, on_cpu
 from geomlib.nn.tensor_product.irreps import Irrep, offsets, width, wigner_3j
 
 __all__ = ["MatrixProduct"]
@@ -20,7 +21,7 @@ _FACTORS: dict[str, Callable[[int, int, int], float]] = {
 Irreps = tuple[Sequence[Irrep], Sequence[Irrep], Sequence[Irrep]]
 
 
-class MatrixProduct(nn.Module):
+class MatrixProduct(ExactConstants):
     """Irreps as blocks of matrices that are multiplied.
 
     X[(a m), (b n)] = Σ_l w3j(a, b, l)[m, n, k] x[l k] over all degrees a, b ≤ ⌈(l_x + l_y)/2⌉, and Y likewise; the
@@ -40,12 +41,13 @@ class MatrixProduct(nn.Module):
     y_tensor: Tensor
     out_tensor: Tensor
 
+    @on_cpu
     def __init__(self, irreps: Irreps, *, inversion: bool = False, factor: str = "none") -> None:
         super().__init__()
         self.inversion = inversion
         self.size = math.ceil((max(irreps[0]).degree + max(irreps[1]).degree) / 2) + 1
         for name, row in zip(("x_tensor", "y_tensor", "out_tensor"), irreps, strict=True):
-            self.register_buffer(name, self._tensor(row, factor), persistent=False)
+            self.register_constant(name, self._tensor(row, factor))
 
     def _tensor(self, irreps: Sequence[Irrep], factor: str) -> Float[Tensor, "entries components"]:
         side = self.size**2

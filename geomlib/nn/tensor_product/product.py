@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from geomlib.errors import ConfigError, nearest
+from geomlib.nn.constants import ExactConstants, on_cpu
 from geomlib.nn.tensor_product.clebsch_gordan import DenseCG, SparseCG, StackedCG
 from geomlib.nn.tensor_product.gaunt import FourierGaunt, GridGaunt, VectorGaunt, vector_basis
 from geomlib.nn.tensor_product.irreps import Irrep, Path, all_paths, offsets, parse_irreps, width
@@ -23,7 +24,7 @@ KINDS = (*CLEBSCH_GORDAN, "gaunt_grid", "gaunt_fourier", "vector_gaunt", "matrix
 IrrepsLike = str | Sequence[Irrep]
 
 
-class TensorProduct(nn.Module):
+class TensorProduct(ExactConstants):
     """Equivariant bilinear map of two lists of irreps.
 
     `cg_*` give every path x ⊗ y → out a weight of its own. The other kinds have one fixed combination of the paths
@@ -110,6 +111,7 @@ class TensorProduct(nn.Module):
 
     # ---------------------------------------------------------------- making
 
+    @on_cpu
     def _build(self, coefficients: Sequence[float] | None) -> None:
         irreps = (self.irreps_x, self.irreps_y, self.irreps_out)
         if self.is_clebsch_gordan:
@@ -144,7 +146,7 @@ class TensorProduct(nn.Module):
             self.register_buffer(f"{name}_components", _components(row, some), persistent=False)
         self.register_buffer("out_components", _components(self.irreps_out, kept[2]), persistent=False)
         scale = self._scale(reduced)
-        self.register_buffer("scale", scale.unsqueeze(1), persistent=False)
+        self.register_constant("scale", scale.unsqueeze(1))
 
     def _has_natural_parity(self) -> bool:
         """Whether the parities are those of spherical harmonics; False if all are even.
@@ -235,9 +237,9 @@ class TensorProduct(nn.Module):
         shape = x.shape[1:]
         if self.weights == "shared":
             weight = self.weight.unsqueeze(1)
-        factors = None if weight is None else weight.expand(-1, *shape).reshape(len(weight), -1)
+        factors = None if weight is None else weight.expand(-1, *shape).flatten(1)
         y = y.expand(-1, *shape)
-        return self._multiply(x.reshape(len(x), -1), y.reshape(len(y), -1), factors).view(-1, *shape)
+        return self._multiply(x.flatten(1), y.flatten(1), factors).unflatten(1, shape)
 
     def _given(self, weight: Tensor | None, rows: int) -> Tensor | None:
         """Weights with a leading axis of rows, or of 1."""

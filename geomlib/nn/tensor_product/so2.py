@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from geomlib.errors import ConfigError
+from geomlib.nn.constants import on_cpu
 from geomlib.nn.tensor_product.grid import wigner_matrix
 from geomlib.nn.tensor_product.irreps import Irrep, natural_irreps, offsets, width
 
@@ -16,6 +17,7 @@ __all__ = ["SO2Convolution", "rotation_blocks"]
 
 
 @functools.lru_cache(maxsize=32)
+@on_cpu
 def _x_to_y(degree: int) -> Tensor:
     """Wigner matrix of a rotation that takes the x axis to the y axis, float64."""
     turn = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])

@@ -189,9 +189,9 @@ def test_gaunt_grid_is_the_integral_of_three_harmonics_and_aliases_below_its_lat
     table = torch.einsum("n,na,nb,nc->abc", weights, of_in, of_in, of_out) * math.sqrt(4 * math.pi)
     x, y = torch.randn(9, 5, generator=torch.Generator().manual_seed(0)).double(), torch.randn(9, 5).double()
     expected = torch.einsum("abc,ar,br->cr", table, x, y)
-    exact = GridGaunt((irreps, irreps, out))
+    exact = GridGaunt((irreps, irreps, out)).double()
     assert size(exact(x, y) - expected) < 1e-12
-    coarse = GridGaunt((irreps, irreps, out), latitudes=math.ceil((2 + 2 + 4 + 1) / 2) - 1)
+    coarse = GridGaunt((irreps, irreps, out), latitudes=math.ceil((2 + 2 + 4 + 1) / 2) - 1).double()
     assert size(coarse(x, y) - expected) > 1e-3
 
 

@@ -1,0 +1,171 @@
+"""The predicted matrix turns with the molecule, knows no order of atoms and no neighbours in a batch."""
+
+import pytest
+import torch
+
+from geomlib.data.graph import GraphData, collate
+from geomlib.errors import ConfigError, DataError, GeomlibError, UnknownElement
+from geomlib.models import QHNet, SPHNet
+from geomlib.nn.tensor_product import Irrep, wigner_matrix
+
+TURN_AXES = torch.tensor([[0.0, 1, 0], [0, 0, 1], [1, 0, 0]]).double()
+"""From (x, y, z) to the order (y, z, x) in which harmonics and orbitals agree."""
+
+
+def nets(**options):
+    small = {"channels": 8, "bottleneck": 4, "functions": 8, "delta": False, **options}
+    return {
+        "sphnet": lambda: SPHNet(["H", "C", "O"], short_layers=2, long_layers=2, heads=2, vector_functions=8, **small),
+        "sphnet with gates": lambda: SPHNet(
+            ["H", "C", "O"], short_layers=1, heads=2, vector_functions=8, pair_sparsity=0.5, norm=True, **small
+        ),
+        "qhnet": lambda: QHNet(["H", "C", "O"], layers=4, **small),
+    }
+
+
+NETS = nets()
+
+
+def methanol() -> tuple[torch.Tensor, torch.Tensor]:
+    pos = torch.tensor(
+        [
+            [-0.05, 0.66, 0.02],
+            [-0.05, -0.75, 0.01],
+            [-1.08, 0.98, 0.1],
+            [0.44, 1.07, 0.88],
+            [0.43, 1.06, -0.92],
+            [0.87, -1.05, 0.05],
+        ]
+    ).double()
+    return pos, torch.tensor([6, 8, 1, 1, 1, 1])
+
+
+def matrix(net, pos, number):
+    graph = net.spec.build(GraphData(pos=pos, atomic_number=number))
+    values = net(graph)["hamiltonian"].detach()
+    size = int(len(values) ** 0.5)
+    return values.view(size, size)
+
+
+def representation(net, number, turn):
+    """Matrix that turns the orbitals of a molecule, in PySCF's order."""
+    from geomlib.data.orbitals import shells_of
+
+    blocks = []
+    for element in number.tolist():
+        for degree in shells_of("def2-svp", element):
+            block = wigner_matrix([Irrep(degree, (-1) ** degree)], TURN_AXES @ turn @ TURN_AXES.T)
+            order = [2, 0, 1] if degree == 1 else list(range(2 * degree + 1))
+            blocks.append(block[order][:, order])
+    return torch.block_diag(*blocks)
+
+
+def rotation(seed, improper):
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(seed)).double())[0]
+    turn = turn * torch.linalg.det(turn)
+    return -turn if improper else turn
+
+
+def disturb(net):
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("state", ["fresh", "disturbed"])
+def test_matrix_turns_with_the_molecule(name, state):
+    torch.manual_seed(0)
+    net = NETS[name]().double()
+    if state == "disturbed":
+        disturb(net)
+    pos, number = methanol()
+    before = matrix(net, pos, number)
+    assert float(before.abs().max()) > 1e-3
+    assert torch.equal(before, before.T)
+    for improper in (False, True):
+        turn = rotation(1, improper)
+        turned = matrix(net, pos @ turn.T + torch.tensor([3.0, -2.0, 1.0]), number)
+        d = representation(net, number, turn)
+        assert float((turned - d @ before @ d.T).abs().max()) < 1e-9
+
+
+def test_mirror_image_differs_where_parity_is_off():
+    torch.manual_seed(0)
+    net = nets(parity=False)["sphnet"]().double()
+    pos, number = methanol()
+    pos = pos + 0.3 * torch.randn(pos.shape, generator=torch.Generator().manual_seed(2)).double()
+    before = matrix(net, pos, number)
+    for improper, limit in ((False, 0.0), (True, 1e-6)):
+        turn = rotation(1, improper)
+        d = representation(net, number, turn)
+        error = float((matrix(net, pos @ turn.T, number) - d @ before @ d.T).abs().max())
+        assert error > limit if improper else error < 1e-9
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_order_of_atoms_and_batch_play_no_part(name):
+    torch.manual_seed(0)
+    net = NETS[name]().double()
+    disturb(net)
+    pos, number = methanol()
+    before = matrix(net, pos, number)
+    order = torch.tensor([4, 1, 0, 5, 3, 2])
+    atom, _ = net.layout.orbitals(number)
+    rows = torch.cat([(atom == k).nonzero().squeeze(1) for k in order])
+    assert float((matrix(net, pos[order], number[order]) - before[rows][:, rows]).abs().max()) < 1e-12
+    water = GraphData(
+        pos=torch.tensor([[0.0, 0, 0], [0.9, 0.2, 0], [-0.3, 0.9, 0]]).double(), atomic_number=torch.tensor([8, 1, 1])
+    )
+    whole = GraphData(pos=pos, atomic_number=number)
+    batch = collate([net.spec.build(graph) for graph in (water, whole, water)])
+    parts = net(batch)["hamiltonian"].detach().split([24**2, len(atom) ** 2, 24**2])
+    assert float((parts[1].view_as(before) - before).abs().max()) < 1e-12
+    assert torch.allclose(parts[0], parts[2], atol=1e-13)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_single_precision_and_a_single_atom(name):
+    torch.manual_seed(0)
+    net = NETS[name]()
+    pos, number = methanol()
+    before = matrix(net, pos, number)
+    turn = rotation(1, True)
+    d = representation(net, number, turn)
+    assert float((matrix(net, pos @ turn.T, number) - d @ before @ d.T).abs().max()) < 1e-5
+    alone = matrix(net, torch.zeros(1, 3).double(), torch.tensor([8]))
+    assert alone.shape == (14, 14)
+    assert bool(alone.isfinite().all())
+
+
+def test_every_parameter_learns():
+    torch.manual_seed(0)
+    net = NETS["sphnet with gates"]().double()
+    pos, number = methanol()
+    graph = net.spec.build(GraphData(pos=pos, atomic_number=number))
+    net(graph)["hamiltonian"].square().sum().backward()
+    idle = [name for name, parameter in net.named_parameters() if parameter.grad is None]
+    assert idle == []
+
+
+def test_bad_input_is_said():
+    net = NETS["sphnet"]()
+    with pytest.raises(DataError, match="atoms 0 and 1 of the batch are at the same place"):
+        net(net.spec.build(GraphData(pos=torch.zeros(2, 3).double(), atomic_number=torch.tensor([1, 1]))))
+    with pytest.raises(UnknownElement, match="element N is not among those of the layout, H, C, O"):
+        net.spec.build(GraphData(pos=torch.zeros(1, 3).double(), atomic_number=torch.tensor([7])))
+    with pytest.raises(DataError, match="no field 'initial_hamiltonian'"):
+        delta = SPHNet(["H"], channels=8)
+        delta(delta.spec.build(GraphData(pos=torch.zeros(1, 3).double(), atomic_number=torch.tensor([1]))))
+    for options, message in (
+        ({"l_max": 3}, "l_max=3: blocks of def2-svp"),
+        ({"channels": 9}, "no multiple of heads"),
+        ({"basis": "sto-3"}, "no basis set 'sto-3' for H|needs the package"),
+        ({"pair_sparsity": 1.0}, "0 ≤ sparsity < 1"),
+        ({"normalization": "none"}, "expected component or published"),
+    ):
+        with pytest.raises(GeomlibError, match=message):
+            SPHNet(["H", "O"], **options)
+    with pytest.raises(ConfigError, match="layers=3"):
+        QHNet(["H"], layers=3)
