@@ -14,7 +14,7 @@ from geomlib.data.elements import SYMBOLS
 from geomlib.data.fields import FIELDS
 from geomlib.data.graph import GraphData
 from geomlib.data.splits import parse_indices
-from geomlib.data.stores import Store
+from geomlib.data.stores import DESCRIBING_FIELDS, Store
 from geomlib.errors import DataError, GeomlibError
 
 __all__ = ["Finding", "check_card", "check_store", "summary"]
@@ -102,7 +102,7 @@ def check_store(
             continue
         where = store.describe(index)
         try:
-            _finite(graph).validate(("pos",), where=where)
+            _finite(graph).validate(("pos",) if "atomic_number" in graph else (), where=where)
         except DataError as error:
             yield Finding("error", where, "", str(error).removeprefix(f"{where}: "))
         yield from _not_finite(graph, where, allowed)
@@ -114,7 +114,8 @@ def check_store(
             other, here = part_of.get(twin), part_of.get(index)
             leak = other != here and other is not None and here is not None
             note = f"the same structure as {store.describe(twin)}" + (f", which is in '{other}'" if leak else "")
-            yield Finding("error" if leak else "warning", where, "pos", note)
+            key = "pos" if "pos" in graph else ""
+            yield Finding("error" if leak else "warning", where, key, note)
 
 
 def _not_finite(graph: GraphData, where: str, allowed: tuple[str, ...]) -> Iterator[Finding]:
@@ -143,7 +144,8 @@ def _finite(graph: GraphData) -> GraphData:
 
 def _fingerprint(graph: GraphData) -> bytes:
     digest = hashlib.sha256()
-    for name in ("atomic_number", "pos", "cell", "pbc", "charge", "spin_multiplicity"):
+    atoms = ("atomic_number", "pos", "cell", "pbc", "charge", "spin_multiplicity")
+    for name in atoms if "atomic_number" in graph else DESCRIBING_FIELDS:
         if name in graph:
             digest.update(graph[name].contiguous().numpy().tobytes())
     return digest.digest()
@@ -164,7 +166,9 @@ def summary(store: Store) -> dict[str, Any]:
     energies, force_squares, force_count = [], 0.0, 0
     sizes = []
     for graph in store:
-        sizes.append(graph.num_nodes)
+        sizes.append(len(graph.smiles) if "smiles" in graph else graph.num_nodes)
+        if "atomic_number" not in graph:
+            continue
         numbers, counts = graph.atomic_number.unique(return_counts=True)
         for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
             elements[SYMBOLS[number]] = elements.get(SYMBOLS[number], 0) + count
