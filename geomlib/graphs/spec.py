@@ -11,13 +11,18 @@ from geomlib.errors import FileFormatError, SpecMismatch, nearest
 from geomlib.graphs.builder import Builder
 from geomlib.graphs.cliques import Cliques
 from geomlib.graphs.line import LineGraph
+from geomlib.graphs.molecule import Descriptors, MoleculeGraph
 from geomlib.graphs.orbitals import OrbitalEntries
 from geomlib.graphs.radius import RadiusEdges
 from geomlib.graphs.spectral import LaplacianModes
+from geomlib.graphs.zinc import ZincGraph
 
 __all__ = ["BUILDERS", "GraphSpec"]
 
-BUILDERS: Mapping[str, type[Builder]] = {cls.kind: cls for cls in (RadiusEdges, LineGraph, Cliques, LaplacianModes, OrbitalEntries)}
+BUILDERS: Mapping[str, type[Builder]] = {
+    cls.kind: cls
+    for cls in (Cliques, Descriptors, LaplacianModes, LineGraph, MoleculeGraph, OrbitalEntries, RadiusEdges, ZincGraph)
+}
 """Name in a file → builder. A family that needs another structure adds its builder here."""
 
 B = TypeVar("B", bound=Builder)
