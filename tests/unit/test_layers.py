@@ -48,6 +48,7 @@ EXTERNAL = {
         "data.molecular_features",
         "data.molecules",
         "data.tokens",
+        "data.zinc",
         "apply.",
         "testing.",
     ),
