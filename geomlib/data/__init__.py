@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from geomlib.data.flat import FlatStore as FlatStore
     from geomlib.data.graph import GraphData as GraphData
     from geomlib.data.graph import collate as collate
+    from geomlib.data.hamiltonians import HamiltonianStore as HamiltonianStore
     from geomlib.data.hypergraph_store import HyperedgeStore as HyperedgeStore
     from geomlib.data.hypergraphs import Hypergraph as Hypergraph
     from geomlib.data.hypergraphs import read_hyperedges as read_hyperedges
@@ -47,6 +48,7 @@ _LAZY = {
     "FlatStore": "flat",
     "GraphData": "graph",
     "GraphDataModule": "module",
+    "HamiltonianStore": "hamiltonians",
     "HyperedgeStore": "hypergraph_store",
     "Hypergraph": "hypergraphs",
     "MemoryStore": "stores",
@@ -78,6 +80,7 @@ __all__ = [
     "FlatStore",
     "GraphData",
     "GraphDataModule",
+    "HamiltonianStore",
     "HyperedgeStore",
     "Hypergraph",
     "MemoryStore",

@@ -21,6 +21,11 @@ def _irrep_of_component(irreps: Sequence[Irrep]) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(irreps)), torch.tensor([irrep.dim for irrep in irreps]))
 
 
+def _blocks(x: Tensor, irreps: Sequence[Irrep]) -> tuple[Tensor, ...]:
+    """Components of each irrep; `split`, whose derivative puts them together in one go, where slices would not."""
+    return x.split([irrep.dim for irrep in irreps])
+
+
 def _is_scalar(irrep: Irrep) -> bool:
     return irrep == (0, 1)
 
@@ -52,7 +57,8 @@ class SphericalLinear(nn.Module):
         if self.bias is None:
             return y
         (first,) = self.scalars
-        return torch.cat([y[:first], y[first : first + 1] + self.bias, y[first + 1 :]])
+        before, scalar, after = y.split([first, 1, len(y) - first - 1])
+        return torch.cat([before, scalar + self.bias, after])
 
 
 def invariants(
@@ -60,8 +66,7 @@ def invariants(
 ) -> Float[Tensor, "rows irreps_channels"]:
     """Scalars as they are and the norms of all other irreps, irrep after irrep."""
     parts = []
-    for irrep, begin in zip(irreps, offsets(irreps), strict=False):
-        block = x[begin : begin + irrep.dim]
+    for irrep, block in zip(irreps, _blocks(x, irreps), strict=True):
         if _is_scalar(irrep):
             parts.append(block[0])
         else:
@@ -77,11 +82,8 @@ def inner_products(
     irreps: Sequence[Irrep],
 ) -> Float[Tensor, "rows irreps_channels"]:
     """Products (1/(2l+1)) Σ_m x_m y_m of all irreps but scalars, irrep after irrep."""
-    parts = [
-        (x[begin : begin + irrep.dim] * y[begin : begin + irrep.dim]).mean(0)
-        for irrep, begin in zip(irreps, offsets(irreps), strict=False)
-        if not _is_scalar(irrep)
-    ]
+    blocks = zip(irreps, _blocks(x, irreps), _blocks(y, irreps), strict=True)
+    parts = [(a * b).mean(0) for irrep, a, b in blocks if not _is_scalar(irrep)]
     return torch.cat(parts, dim=1) if parts else x.new_zeros(x.shape[1], 0)
 
 
@@ -106,11 +108,8 @@ class NormGate(nn.Module):
     def forward(self, x: Float[Tensor, "components rows channels"]) -> Float[Tensor, "components rows channels"]:
         """Gate."""
         gates = self.gate(invariants(x, self.irreps)).view(x.shape[1], len(self.irreps), self.channels).transpose(0, 1)
-        parts, begins = [], offsets(self.irreps)
-        for number, irrep in enumerate(self.irreps):
-            block = gates[number : number + 1]
-            parts.append(block if self.is_scalar[number] else block * x[begins[number] : begins[number] + irrep.dim])
-        return torch.cat(parts)
+        rows = zip(self.is_scalar, gates.split(1), _blocks(x, self.irreps), strict=True)
+        return torch.cat([gate if is_scalar else gate * block for is_scalar, gate, block in rows])
 
 
 class EquivariantNorm(nn.Module):
@@ -135,9 +134,6 @@ class EquivariantNorm(nn.Module):
     def forward(self, x: Float[Tensor, "components rows channels"]) -> Float[Tensor, "components rows channels"]:
         """Normalise."""
         square = x.square().mean(2)
-        means = [
-            square[begin : begin + irrep.dim].mean(0)
-            for irrep, begin in zip(self.irreps, offsets(self.irreps), strict=False)
-        ]
+        means = [block.mean(0) for block in _blocks(square, self.irreps)]
         factor = (torch.stack(means) + self.epsilon).rsqrt().unsqueeze(2) * self.scale.unsqueeze(1)
         return x * factor.index_select(0, self.component)

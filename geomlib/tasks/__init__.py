@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from geomlib.tasks.base import Task as Task
     from geomlib.tasks.bias import refit_energy_bias as refit_energy_bias
+    from geomlib.tasks.hamiltonian import HamiltonianTask as HamiltonianTask
+    from geomlib.tasks.hyperedges import HyperedgeTask as HyperedgeTask
     from geomlib.tasks.potential import PotentialTask as PotentialTask
     from geomlib.tasks.terms import Term as Term
 
-__all__ = ["PotentialTask", "Task", "Term", "refit_energy_bias"]
+__all__ = ["HamiltonianTask", "HyperedgeTask", "PotentialTask", "Task", "Term", "refit_energy_bias"]
 
 _LAZY = {
+    "HamiltonianTask": "geomlib.tasks.hamiltonian",
+    "HyperedgeTask": "geomlib.tasks.hyperedges",
     "PotentialTask": "geomlib.tasks.potential",
     "Task": "geomlib.tasks.base",
     "Term": "geomlib.tasks.terms",

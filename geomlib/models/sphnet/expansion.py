@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from geomlib.nn.constants import ExactConstants
 from geomlib.nn.tensor_product import Irrep
-from geomlib.nn.tensor_product.irreps import offsets, wigner_3j
+from geomlib.nn.tensor_product.irreps import wigner_3j
 
 __all__ = ["BlockExpansion"]
 
@@ -37,9 +37,9 @@ class BlockExpansion(ExactConstants):
     ) -> None:
         super().__init__()
         self.shells, self.channels = tuple(shells), channels
-        begins = offsets(irreps)
+        self.dims = [irrep.dim for irrep in irreps]
         even = all(irrep.parity == 1 for irrep in irreps)
-        self.triples: list[tuple[int, int, int, int]] = []  # l, la, lb, first component
+        self.triples: list[tuple[int, int, int, int]] = []  # l, la, lb, number of the irrep
         degrees = range(len(self.shells))
         for degree in range(2 * len(self.shells) - 1):
             for la in degrees:
@@ -47,7 +47,7 @@ class BlockExpansion(ExactConstants):
                     if not abs(la - lb) <= degree <= la + lb or not (self.shells[la] and self.shells[lb]):
                         continue
                     irrep = Irrep(degree, 1 if even else (-1) ** (la + lb))
-                    self.triples.append((degree, la, lb, begins[tuple(irreps).index(irrep)]))
+                    self.triples.append((degree, la, lb, tuple(irreps).index(irrep)))
                     self.register_constant(f"coupling_{degree}_{la}_{lb}", wigner_3j(la, lb, degree))
         self.weight_sizes = [channels * self.shells[la] * self.shells[lb] for _, la, lb, _ in self.triples]
         self.bias_sizes = [self.shells[la] ** 2 for degree, la, lb, _ in self.triples if degree == 0]
@@ -70,9 +70,10 @@ class BlockExpansion(ExactConstants):
         rows, top = features.shape[1], len(self.shells)
         weights, biases = weight.split(self.weight_sizes, dim=1), iter(bias.split(self.bias_sizes, dim=1))
         blocks: list[list[Tensor | None]] = [[None] * top for _ in range(top)]
-        for (degree, la, lb, begin), flat in zip(self.triples, weights, strict=True):
+        parts = features.split(self.dims)
+        for (degree, la, lb, number), flat in zip(self.triples, weights, strict=True):
             na, nb = self.shells[la], self.shells[lb]
-            f = features[begin : begin + 2 * degree + 1].permute(1, 0, 2)  # [rows, m, channels]
+            f = parts[number].permute(1, 0, 2)  # [rows, m, channels]
             mixed = torch.bmm(f, flat.view(rows, self.channels, na * nb))  # [rows, m, u·v]
             if degree == 0:
                 mixed = mixed + next(biases).unsqueeze(1)
@@ -84,12 +85,12 @@ class BlockExpansion(ExactConstants):
         for la, row in enumerate(blocks):
             if not self.shells[la]:
                 continue
-            parts = []
+            row_parts = []
             for lb, whole in enumerate(row):
                 if whole is not None:
                     shape = (rows, 2 * la + 1, 2 * lb + 1, self.shells[la], self.shells[lb])
-                    parts.append(whole.view(shape).permute(0, 3, 1, 4, 2).flatten(3, 4).flatten(1, 2))
-            lines.append(torch.cat(parts, dim=2))
+                    row_parts.append(whole.view(shape).permute(0, 3, 1, 4, 2).flatten(3, 4).flatten(1, 2))
+            lines.append(torch.cat(row_parts, dim=2))
         return torch.cat(lines, dim=1) / self.channels
 
 

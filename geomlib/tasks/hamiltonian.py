@@ -1,0 +1,144 @@
+"""`HamiltonianTask`: nets that predict Kohn-Sham matrices."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from geomlib.data.graph import GraphData
+from geomlib.errors import DataError
+from geomlib.models.base import Net
+from geomlib.nn.orbitals import compare_orbitals, generalised_eigenproblem
+from geomlib.tasks.base import Task
+from geomlib.tasks.meters import Meter
+from geomlib.tasks.schedule import Schedule
+from geomlib.tasks.terms import Term
+
+__all__ = ["HamiltonianTask", "matrices"]
+
+_MICRO = 1e6
+_ORBITAL_METRICS = ("occupied", "homo", "lumo", "gap", "cosine", "subspace")
+
+
+class HamiltonianTask(Task):
+    """Train a net on Kohn-Sham matrices.
+
+    The loss is the sum of mean absolute and mean square error over all entries of the matrices unless other terms are
+    given. Where the data hold overlaps, the test also compares the orbitals of both matrices: errors of occupied, HOMO
+    and LUMO energies and of the gap [Hartree], |cos| of coefficients and the overlap of the occupied spaces.
+
+    Args:
+        net: predicts `hamiltonian`.
+        terms: of the loss.
+        optimizer: makes the optimizer from parameters.
+        schedule: of the learning rate; constant if not given.
+        decay_vectors: whether biases and other vectors have weight decay like matrices.
+        weights: model file or checkpoint to start from.
+        freeze: names of parts or parameters that are not trained.
+        learning_rates: name of a part → factor of its learning rate.
+    """
+
+    def __init__(
+        self,
+        net: Net,
+        terms: list[Term] | None = None,
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-3, weight_decay=0.0),
+        schedule: Schedule | None = None,
+        decay_vectors: bool = True,
+        weights: str | None = None,
+        freeze: list[str] | None = None,
+        learning_rates: dict[str, float] | None = None,
+    ) -> None:
+        chosen = [Term("hamiltonian", loss="mae"), Term("hamiltonian", loss="mse")] if terms is None else terms
+        super().__init__(
+            net,
+            chosen,
+            optimizer,
+            schedule,
+            decay_vectors,
+            weights=weights,
+            freeze=freeze or (),
+            learning_rates=learning_rates,
+        )
+        self._orbitals = Meter(_ORBITAL_METRICS)
+
+    def on_test_epoch_start(self) -> None:
+        """Start the epoch's sums."""
+        super().on_test_epoch_start()
+        self._orbitals.reset()
+
+    def test_step(self, batch: GraphData, batch_idx: int) -> dict[str, Tensor]:
+        """Errors of a batch and of its orbitals; returns the predictions."""
+        outputs = super().test_step(batch, batch_idx)
+        if "overlap" in batch:
+            for predicted, true, overlap, numbers in zip(
+                matrices(outputs["hamiltonian"], batch),
+                matrices(batch.hamiltonian, batch),
+                matrices(batch.overlap, batch),
+                _numbers(batch),
+                strict=True,
+            ):
+                found = compare_orbitals(
+                    generalised_eigenproblem(predicted, overlap),
+                    generalised_eigenproblem(true, overlap),
+                    overlap,
+                    occupied_orbitals(numbers),
+                )
+                for name in _ORBITAL_METRICS:
+                    self._orbitals.add(name, getattr(found, name).reshape(-1))
+        return outputs
+
+    def epoch_metrics(self, stage: str, *, local: bool = False) -> dict[str, float]:
+        """As of every task, and at the test those of orbitals."""
+        metrics = super().epoch_metrics(stage, local=local)
+        if stage == "test":
+            means = self._orbitals.means(local=local)
+            for name, (mean, rmse) in means.items():
+                if name in ("cosine", "subspace"):
+                    metrics[f"test/orbital_{name}"] = mean
+                else:
+                    metrics[f"test/{name}_energy_mae"], metrics[f"test/{name}_energy_rmse"] = mean, rmse
+        return metrics
+
+    def progress(self, metrics: Mapping[str, float], stage: str) -> dict[str, str]:
+        """MAE of the matrix."""
+        name = f"{stage}/hamiltonian_mae"
+        return {"H": f"{_MICRO * metrics[name]:.1f} µHartree"} if name in metrics else {}
+
+    def mean_predictor(self, train: Iterable[GraphData], test: Iterable[GraphData]) -> dict[str, float]:
+        """Errors of the matrix of the initial density, where the data hold it: what a net has to add to."""
+        sums = torch.zeros(3, dtype=torch.float64)
+        for graph in test:
+            if "initial_hamiltonian" not in graph:
+                return {}
+            error = graph.initial_hamiltonian - graph.hamiltonian
+            sums += torch.stack([error.abs().sum(), error.square().sum(), error.new_tensor(float(len(error)))])
+        if not sums[2]:
+            return {}
+        return {"hamiltonian_mae": float(sums[0] / sums[2]), "hamiltonian_rmse": float((sums[1] / sums[2]).sqrt())}
+
+
+def occupied_orbitals(atomic_number: Tensor, charge: int = 0) -> int:
+    """Doubly occupied orbitals of a closed shell.
+
+    Raises:
+        DataError: an odd number of electrons, or none.
+    """
+    electrons = int(atomic_number.sum()) - charge
+    if electrons % 2 or electrons < 2:
+        raise DataError(f"{electrons} electrons make no closed shell; the matrices here are those of closed shells")
+    return electrons // 2
+
+
+def matrices(entries: Tensor, batch: GraphData) -> Iterator[Tensor]:
+    """The matrices [n, n] of a batch from all their entries."""
+    graph = batch.node_graph[batch.entry_atom[0]]
+    for part in entries.split(torch.bincount(graph, minlength=batch.num_graphs).tolist()):
+        size = round(len(part) ** 0.5)
+        yield part.view(size, size)
+
+
+def _numbers(batch: GraphData) -> Iterator[Tensor]:
+    counts = torch.bincount(batch.node_graph, minlength=batch.num_graphs).tolist()
+    yield from batch.atomic_number.split(counts)
