@@ -8,22 +8,49 @@ from geomlib.errors import FileFormatError, nearest
 
 if TYPE_CHECKING:
     from geomlib.models.base import Net
+    from geomlib.models.combined.net import CombinedNet as CombinedNet
+    from geomlib.models.dmpnn.net import DMPNN as DMPNN
     from geomlib.models.dpa3.multihead import MultiHeadDPA3 as MultiHeadDPA3
     from geomlib.models.dpa3.net import DPA3 as DPA3
+    from geomlib.models.mist.net import MIST as MIST
+    from geomlib.models.shyre.net import SHyRe as SHyRe
+    from geomlib.models.spe.encoder import SPE as SPE
+    from geomlib.models.spe.net import GINE as GINE
+    from geomlib.models.spe.net import GPS as GPS
     from geomlib.models.sphnet.net import SPHNet as SPHNet
     from geomlib.models.sphnet.qhnet import QHNet as QHNet
 
-__all__ = ["DPA3", "FAMILIES", "MultiHeadDPA3", "QHNet", "SPHNet", "family"]
+__all__ = [
+    "DMPNN",
+    "DPA3",
+    "FAMILIES",
+    "GINE",
+    "GPS",
+    "MIST",
+    "SPE",
+    "CombinedNet",
+    "MultiHeadDPA3",
+    "QHNet",
+    "SHyRe",
+    "SPHNet",
+    "family",
+]
 
 FAMILIES: dict[str, str] = {
+    "combined": "geomlib.models.combined.net:CombinedNet",
+    "dmpnn": "geomlib.models.dmpnn.net:DMPNN",
     "dpa3": "geomlib.models.dpa3.net:DPA3",
     "dpa3-multihead": "geomlib.models.dpa3.multihead:MultiHeadDPA3",
+    "gine": "geomlib.models.spe.net:GINE",
+    "gps": "geomlib.models.spe.net:GPS",
+    "mist": "geomlib.models.mist.net:MIST",
     "qhnet": "geomlib.models.sphnet.qhnet:QHNet",
+    "shyre": "geomlib.models.shyre.net:SHyRe",
     "sphnet": "geomlib.models.sphnet.net:SPHNet",
 }
 """Family name → where its net stands. Packages add theirs through the entry-point group `geomlib.models`."""
 
-_NETS = {target.split(":")[1]: target for target in FAMILIES.values()}
+_NETS = {target.split(":")[1]: target for target in (*FAMILIES.values(), "geomlib.models.spe.encoder:SPE")}
 
 
 def _resolve(target: str) -> Any:

@@ -17,9 +17,10 @@ import torch
 
 from geomlib.data.elements import atomic_numbers
 from geomlib.data.graph import GraphData
+from geomlib.data.molecules import from_smiles
 from geomlib.files.manifest import manifest_of
 from geomlib.files.modelfile import load, save
-from geomlib.models import DPA3, MultiHeadDPA3, QHNet, SPHNet
+from geomlib.models import DMPNN, DPA3, CombinedNet, MultiHeadDPA3, QHNet, SPHNet
 
 FOLDER = Path(__file__).parents[2] / "tests" / "golden"
 INDEX = FOLDER / "index.json"
@@ -28,7 +29,35 @@ TINY = {**SMALL, "node_dim": 8, "layers": 1}
 ORBITALS = {"basis": "sto-3g", "channels": 2, "bottleneck": 1, "functions": 3}
 MAX_BYTES = 60_000
 
+GRAPH = {"hidden": 8, "head_layers": [6]}
+
 NETS = {
+    "combined": {
+        "two": lambda: CombinedNet(
+            ["a"],
+            {"graph": {"family": "dmpnn", **GRAPH}, "mean": {"family": "dmpnn", "hidden": 5, "aggregation": "mean"}},
+            descriptors=["NumHDonors", "ecfp"],
+            fingerprint_size=16,
+            head_layers=[6],
+        ),
+    },
+    "dmpnn": {
+        "plain": lambda: DMPNN(["a", {"name": "b", "kind": "binary"}], **GRAPH),
+        "options": lambda: DMPNN(
+            [{"name": "a", "unit": "s", "normalizer": "log"}, {"name": "b", "normalizer": "power"}],
+            hidden=8,
+            depth=4,
+            aggregation="sum",
+            undirected=True,
+            activation="silu",
+            bias=True,
+            descriptors=["NumHAcceptors", "RingCount"],
+            hydrogens=True,
+            chirality="none",
+            head="residual",
+            head_layers=[10, 10],
+        ),
+    },
     "dpa3": {
         "dynamic": lambda: DPA3(["O", "H"], **SMALL),
         "fixed": lambda: DPA3(
@@ -119,7 +148,16 @@ def structures(net: torch.nn.Module, generator: torch.Generator) -> list[GraphDa
     return graphs
 
 
-INPUTS = {"sphnet": molecules, "qhnet": molecules}
+def mixtures(net: torch.nn.Module, generator: torch.Generator) -> list[GraphData]:
+    """A chiral molecule, a salt, and a mixture."""
+    return [
+        from_smiles("C[C@H](N)C(=O)Oc1ccccc1"),
+        from_smiles("[Na+].[Cl-]"),
+        from_smiles(["CCO", "O", "F/C=C/C#N"], mole_fraction=[0.5, 0.125, 0.375]),
+    ]
+
+
+INPUTS = {"combined": mixtures, "dmpnn": mixtures, "qhnet": molecules, "sphnet": molecules}
 """Family → what makes its inputs from the net and random numbers; `structures` where it is not listed."""
 
 
