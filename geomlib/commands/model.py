@@ -24,22 +24,34 @@ def configure(parser: argparse.ArgumentParser) -> None:
     info.add_argument(
         "file", metavar="FILE", help="a model file (.safetensors), a checkpoint (.ckpt) or a compiled file (.pt2)"
     )
-    importing = actions.add_parser("import", help="make a model file of a DPA3 model of deepmd-kit")
-    importing.add_argument("source", metavar="SRC", help="a .dp, .yaml or training .pt file")
+    importing = actions.add_parser(
+        "import", help="make a model file of a DPA3 model of deepmd-kit, or of a Hugging Face folder"
+    )
+    importing.add_argument("source", metavar="SRC", help="a .dp, .yaml or training .pt file, or a Hugging Face folder")
     importing.add_argument("target", metavar="DST", help="the model file to write (.safetensors)")
     importing.add_argument("--head", help="one head of a multi-task checkpoint; all of them if not given")
     importing.add_argument(
         "--dtype", choices=("float32", "float64"), help="precision to store; that of SRC if not given"
     )
+    importing.add_argument(
+        "--compat_pad_token_id", type=int, help="padding id that an encoder was trained with, if not that of its config"
+    )
     exporting = actions.add_parser(
-        "export", help="write a model as native code (.pt2), or for deepmd-kit and by it LAMMPS"
+        "export",
+        help="write a model as native code (.pt2), for deepmd-kit and by it LAMMPS, or as a Hugging Face folder",
     )
     exporting.add_argument("source", metavar="MODEL", help="a model file (.safetensors) or a checkpoint (.ckpt)")
-    exporting.add_argument("target", metavar="OUT", help=f"the file to write ({', '.join(_ENDINGS)})")
+    exporting.add_argument(
+        "target",
+        metavar="OUT",
+        help=f"the file to write ({', '.join(_ENDINGS)}), or the folder of --format huggingface",
+    )
     exporting.add_argument("--head", help="which head of a model that has several")
     exporting.add_argument("--device", help="what a compiled file (.pt2) is for, e.g. cuda; the CPU if not given")
     exporting.add_argument(
-        "--format", choices=sorted(set(_ENDINGS.values())), help="what to write; by the ending of OUT if not given"
+        "--format",
+        choices=sorted({*_ENDINGS.values(), "huggingface"}),
+        help="what to write; by the ending of OUT if not given",
     )
     exporting.add_argument(
         "--dtype", choices=("float32", "float64"), help="precision to store; that of MODEL if not given"
@@ -105,6 +117,10 @@ def _import(args: argparse.Namespace) -> int:
     from geomlib.files.modelfile import save
     from geomlib.models import MultiHeadDPA3
 
+    if Path(args.source).is_dir():
+        return _import_folder(args)
+    if args.compat_pad_token_id is not None:
+        raise ConfigError("--compat_pad_token_id is for Hugging Face folders")
     heads = read_deepmd_heads(args.source) if args.head is None else {}
     net: AnyNet
     if heads:
@@ -113,7 +129,25 @@ def _import(args: argparse.Namespace) -> int:
     else:
         model = read_deepmd(args.source, args.head)
         net, source = build_deepmd(model, args.dtype), model.source
-    file = save(net, args.target, source=source)
+    return _imported(save(net, args.target, source=source), args)
+
+
+def _import_folder(args: argparse.Namespace) -> int:
+    import torch
+
+    from geomlib.files.huggingface import import_huggingface
+    from geomlib.files.modelfile import save
+
+    if args.head is not None:
+        raise ConfigError(f"--head names one of several heads; the folder {args.source} holds one encoder")
+    net = import_huggingface(args.source, args.compat_pad_token_id)
+    if args.dtype is not None:
+        net = net.to(getattr(torch, args.dtype))
+    source = {"software": "transformers", "file": Path(args.source).absolute().name}
+    return _imported(save(net, args.target, source=source), args)
+
+
+def _imported(file: Path, args: argparse.Namespace) -> int:
     manifest = _manifest(str(file))
     if args.json:
         print(json.dumps({"file": str(file), "manifest": manifest}, ensure_ascii=False))
@@ -137,11 +171,13 @@ def _export(args: argparse.Namespace) -> int:
         net = load_model_inside(Path(args.source), args.device, args.dtype)
     else:
         net = load(args.source, args.device, dtype=args.dtype, head=args.head)
-    file, next_step = {"deepmd": _export_deepmd, "compiled": _export_compiled}[form](net, args)
+    file, next_step = _EXPORTS[form](net, args)
+    parts = [part for part in file.iterdir() if part.is_file()] if file.is_dir() else [file]
+    size = sum(part.stat().st_size for part in parts)
     if args.json:
-        print(json.dumps({"file": str(file), "format": form, "bytes": file.stat().st_size}))
+        print(json.dumps({"file": str(file), "format": form, "bytes": size}))
     else:
-        print(f"{file}: {file.stat().st_size:,} bytes in the format {form}\nnext: {next_step}")
+        print(f"{file}: {size:,} bytes in the format {form}\nnext: {next_step}")
     return 0
 
 
@@ -157,6 +193,17 @@ def _export_compiled(net: "AnyNet", args: argparse.Namespace) -> tuple[Path, str
 
     file = export_compiled(net, Path(args.target))
     return file, f"geomlib md {file} STRUCTURE   (a compiled file holds native code: open only those that you trust)"
+
+
+def _export_huggingface(net: "AnyNet", args: argparse.Namespace) -> tuple[Path, str]:
+    from geomlib.files.huggingface import export_huggingface
+
+    folder = export_huggingface(net, args.target)
+    return folder, f"transformers.AutoModelForMaskedLM.from_pretrained('{folder}')"
+
+
+_EXPORTS = {"compiled": _export_compiled, "deepmd": _export_deepmd, "huggingface": _export_huggingface}
+"""Format → what writes it and says what to do next."""
 
 
 def _verify(args: argparse.Namespace) -> int:

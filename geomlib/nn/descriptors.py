@@ -64,3 +64,8 @@ class DescriptorNormalizer(nn.Module):
         """Standardise."""
         scaled = (values.to(self.mean) - self.mean) * self.scale
         return torch.nan_to_num(scaled, nan=0.0).clamp(-self.bound, self.bound)
+
+    def inverse(self, standardised: Float[Tensor, "molecules width"]) -> Float[Tensor, "molecules width"]:
+        """Natural units of standardised values; the mean for what did not vary in training."""
+        deviation = torch.where(self.scale > 0, 1.0 / self.scale.clamp_min(1e-30), 0.0)
+        return self.mean + standardised * deviation

@@ -8,12 +8,14 @@ if TYPE_CHECKING:
     from geomlib.tasks.bias import refit_energy_bias as refit_energy_bias
     from geomlib.tasks.hamiltonian import HamiltonianTask as HamiltonianTask
     from geomlib.tasks.hyperedges import HyperedgeTask as HyperedgeTask
+    from geomlib.tasks.language import LanguageTask as LanguageTask
     from geomlib.tasks.potential import PotentialTask as PotentialTask
     from geomlib.tasks.terms import Term as Term
 
 __all__ = ["HamiltonianTask", "HyperedgeTask", "PotentialTask", "Task", "Term", "refit_energy_bias"]
 
 _LAZY = {
+    "LanguageTask": "geomlib.tasks.language",
     "HamiltonianTask": "geomlib.tasks.hamiltonian",
     "HyperedgeTask": "geomlib.tasks.hyperedges",
     "PotentialTask": "geomlib.tasks.potential",

@@ -77,7 +77,8 @@ class LAMB(Optimizer):
         return loss
 
     def _update(self, group: dict[str, Any], parameters: list[Tensor], excluded: bool) -> None:
-        grads, averages, squares, steps = [], [], [], []
+        grads: list[Tensor] = []
+        averages, squares, steps = [], [], []
         for parameter in parameters:
             state = self.state[parameter]
             if not state:
@@ -86,6 +87,7 @@ class LAMB(Optimizer):
                 state["exp_avg_sq"] = torch.zeros_like(parameter)
             state["step"] += 1
             steps.append(int(state["step"]))
+            assert parameter.grad is not None
             grads.append(parameter.grad)
             averages.append(state["exp_avg"])
             squares.append(state["exp_avg_sq"])
