@@ -23,7 +23,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from geomlib.data import cards as _cards
+import geomlib.data
+import geomlib.tasks
 from geomlib.data.module import GraphDataModule
 from geomlib.data.splits import Split
 from geomlib.data.stores import Store
@@ -31,10 +32,9 @@ from geomlib.errors import ConfigError, FileFormatError, GeomlibError, nearest
 from geomlib.files.checkpoint import read_checkpoint
 from geomlib.models import FAMILIES, family
 from geomlib.models.base import Net
-from geomlib.tasks import potential as _potential
 from geomlib.tasks.base import Task
 from geomlib.tasks.schedule import Schedule
-from geomlib.training import schedules as _schedules
+from geomlib.training import schedules as schedules  # so that each can be named in a recipe
 from geomlib.training.callbacks import EMA, Checkpoints, Progress
 from geomlib.training.messages import complaint
 from geomlib.training.outputs import ModelFile, Predictions
@@ -51,8 +51,15 @@ VERBS = {
 }
 """Verb → arguments of the trainer's method that no one types."""
 
-_MODULES = (_cards, _potential, _schedules)
-"""Modules imported so that their classes can be named without a path in a recipe."""
+
+def _import_offered() -> None:
+    """Import what `geomlib.data` and `geomlib.tasks` offer, so that a recipe can name it without a path."""
+    for package in (geomlib.data, geomlib.tasks):
+        for name in package.__all__:
+            getattr(package, name)
+
+
+_import_offered()
 
 TRAINER_DEFAULTS = {
     "inference_mode": False,  # forces are derivatives, in validation too
