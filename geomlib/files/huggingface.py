@@ -8,7 +8,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from geomlib.errors import FileFormatError, GeomlibWarning
@@ -235,7 +235,8 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for file in files:
         try:
-            tensors |= safetensors.torch.load(file.read_bytes())
+            with safe_open(file, framework="pt", device="cpu") as opened:
+                tensors |= {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise FileFormatError(f"{file}: can't be read: {error}") from None
     return tensors
