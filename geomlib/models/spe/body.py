@@ -1,20 +1,15 @@
 """What the nets that use positional encodings are made of: inputs, layers, pooling."""
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from geomlib.errors import ConfigError
 from geomlib.models.spe.encoding import PositionalEncoding, edge_distances
-from geomlib.models.spe.mlp import MLP, NormKind, modules
+from geomlib.models.spe.mlp import MLP, modules
 from geomlib.nn.reduce import segment_sum
 
 __all__ = ["GINELayers", "GPSLayers", "NodeInput", "pooled"]
-
-Combine = Literal["add", "concat", "distance"]
-Injection = Literal["input", "input+layers"]
 
 
 def embedding(types: int | None, features: int | None, width: int, what: str) -> nn.Module | None:
@@ -48,7 +43,7 @@ class NodeInput(nn.Module):
         node_features: int | None,
         width: int,
         encoding: PositionalEncoding,
-        combine: Combine = "add",
+        combine: str = "add",
     ) -> None:
         super().__init__()
         if combine not in ("add", "concat", "distance"):
@@ -151,12 +146,12 @@ class GINELayers(nn.Module):
         layers: int = 4,
         mlp_width: int | None = None,
         mlp_layers: int = 3,
-        norm: NormKind = "batch",
+        norm: str = "batch",
         dropout: float = 0.0,
         epsilon: str = "zero",
         encoding_width: int = 0,
         of_edges: bool = False,
-        injection: Injection = "input",
+        injection: str = "input",
     ) -> None:
         super().__init__()
         if injection not in ("input", "input+layers"):
@@ -214,7 +209,7 @@ class GPSLayers(nn.Module):
         width: int = 64,
         layers: int = 4,
         heads: int = 4,
-        norm: NormKind = "batch",
+        norm: str = "batch",
         dropout: float = 0.0,
         encoding_width: int = 0,
         of_edges: bool = False,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from geomlib.errors import ConfigError
 from geomlib.models.spe.encoding import PositionalEncoding, checked_modes, graph_of_nodes, real_modes
-from geomlib.models.spe.mlp import MLP, BatchRows, NormKind, activated, make_norm, modules
+from geomlib.models.spe.mlp import MLP, BatchRows, activated, make_norm, modules
 from geomlib.models.spe.packing import Block, PackedGraphs, aggregate, blocks_of
 from geomlib.models.spe.rho import GINLayer
 from geomlib.nn.reduce import segment_sum
@@ -40,7 +40,7 @@ class ColumnGIN(nn.Module):
         layers: int,
         mlp_width: int,
         mlp_layers: int = 3,
-        norm: NormKind = "layer",
+        norm: str = "layer",
         activation: str = "relu",
         norm_between: bool = False,
         epsilon: str = "zero",
@@ -95,7 +95,7 @@ class SignNet(PositionalEncoding):
         mlp_width: int | None = None,
         mlp_layers: int = 3,
         out_layers: int = 3,
-        norm: NormKind = "batch",
+        norm: str = "batch",
         norm_between: bool = True,
         combine: str = "sum",
         epsilon: str = "zero",

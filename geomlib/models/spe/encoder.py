@@ -43,6 +43,8 @@ class SPE(PositionalEncoding):
         reference_norm: batch statistics and sums over eigenvalues count padding, as the published code does. Results
             then depend on what else is in the batch.
         output_mlp: `none`; `unused` adds the MLP p → p that the published code makes, counts and never calls (frozen).
+        pool: `sum` over columns as published, or their `mean`, which does not grow with the graph and trains more
+            steadily where graphs differ in size.
         guard: `drop` or `keep` an eigenvalue that the cut after d modes would divide.
 
     Source: Huang et al., ICLR 2024, arXiv:2310.02579, §3. Masked sums and statistics, layer norm, and ε = 0 at the
@@ -63,6 +65,7 @@ class SPE(PositionalEncoding):
         piece_rows: int | None = None,
         reference_norm: bool = False,
         output_mlp: Literal["none", "unused"] = "none",
+        pool: Literal["sum", "mean"] = "sum",
         guard: str = "drop",
     ) -> None:
         super().__init__()
@@ -73,7 +76,9 @@ class SPE(PositionalEncoding):
         self.d, self.m, self.guard = d, m, guard
         self.width = d if p is None else p
         self.columns, self.recompute, self.piece_rows = columns, recompute, piece_rows
-        self.reference_norm = reference_norm
+        if pool not in ("sum", "mean"):
+            raise ConfigError(f"pool is '{pool}'; expected 'sum' or 'mean'")
+        self.reference_norm, self.pool = reference_norm, pool
         name, options = split_kind(phi, "mlp")
         self.phi = make_phi(name, m, **options)
         name, options = split_kind(rho, "gin")
@@ -121,6 +126,8 @@ class SPE(PositionalEncoding):
             pieces: int | None = self.piece_rows or (2**11 if rows.device.type == "cpu" else 2**17)
             pieces = None if self.recompute == "none" else pieces
             out = self.rho(packed, rows, phi, chosen, pieces, padded=self.reference_norm and self.training)
+            if self.pool == "mean":
+                out = out / packed.sizes.index_select(0, packed.graph_of_node)[:, None]
             return out.index_select(0, packed.ranks)
 
     def weights(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import Literal, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -11,9 +11,8 @@ from torch.nn import functional
 
 from geomlib.errors import ConfigError, nearest
 
-__all__ = ["ACTIVATIONS", "MLP", "BatchRows", "NormKind", "activated", "make_norm", "modules"]
+__all__ = ["ACTIVATIONS", "MLP", "BatchRows", "activated", "make_norm", "modules"]
 
-NormKind = Literal["batch", "layer", "none"]
 ACTIVATIONS = ("relu", "tanh")
 
 
@@ -97,7 +96,7 @@ class NoNorm(nn.Identity):
         return rows
 
 
-def make_norm(kind: NormKind, channels: int) -> BatchRows | LayerRows | NoNorm:
+def make_norm(kind: str, channels: int) -> BatchRows | LayerRows | NoNorm:
     """Normalisation of rows.
 
     Raises:
@@ -128,7 +127,7 @@ class MLP(nn.Module):
         width: int,
         outputs: int | None,
         layers: int = 3,
-        norm: NormKind = "layer",
+        norm: str = "layer",
         activation: str = "relu",
         dropout: float = 0.0,
     ) -> None:

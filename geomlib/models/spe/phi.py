@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from geomlib.errors import ConfigError, nearest
-from geomlib.models.spe.mlp import NormKind, activated, check_activation, modules
+from geomlib.models.spe.mlp import activated, check_activation, modules
 
 __all__ = ["PHI", "EigenvalueFunction", "make_phi"]
 
@@ -40,7 +40,7 @@ class GroupedNorm(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, kind: NormKind, groups: int, channels: int) -> None:
+    def __init__(self, kind: str, groups: int, channels: int) -> None:
         super().__init__()
         if kind not in ("batch", "layer"):
             raise ConfigError(f"normalisation '{kind}' of φ is unknown; expected 'batch', 'layer' or 'none'")
@@ -127,9 +127,7 @@ class Perceptron(EigenvalueFunction):
 
     kind = "mlp"
 
-    def __init__(
-        self, m: int, width: int = 16, layers: int = 3, norm: NormKind = "batch", activation: str = "relu"
-    ) -> None:
+    def __init__(self, m: int, width: int = 16, layers: int = 3, norm: str = "batch", activation: str = "relu") -> None:
         super().__init__(m)
         check_activation(activation)
         self.activation = activation

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from geomlib.errors import ConfigError, nearest
 from geomlib.models.spe.columns import Program, aggregate_nodes, column_sums
-from geomlib.models.spe.mlp import MLP, BatchRows, NormKind, make_norm, modules
+from geomlib.models.spe.mlp import MLP, BatchRows, make_norm, modules
 from geomlib.models.spe.packing import Block, PackedGraphs, SizeGroup, aggregate, blocks_of
 from geomlib.models.spe.stages import Stage
 
@@ -133,7 +133,7 @@ class GIN(PairFunction):
         width: int = 128,
         mlp_width: int | None = None,
         mlp_layers: int = 3,
-        norm: NormKind = "layer",
+        norm: str = "layer",
         activation: str = "relu",
         dropout: float = 0.0,
         norm_between: bool = False,
@@ -269,7 +269,7 @@ class Perceptron(PairFunction):
         outputs: int,
         layers: int = 3,
         width: int = 128,
-        norm: NormKind = "layer",
+        norm: str = "layer",
         activation: str = "relu",
     ) -> None:
         super().__init__(m, outputs)
@@ -326,7 +326,7 @@ class GINDeepSets(PairFunction):
         width: int = 128,
         mlp_width: int | None = None,
         mlp_layers: int = 3,
-        norm: NormKind = "layer",
+        norm: str = "layer",
         activation: str = "relu",
         dropout: float = 0.0,
         epsilon: str = "zero",
@@ -401,7 +401,7 @@ class PPGN(PairFunction):
         width: int = 64,
         mlp_width: int | None = None,
         mlp_layers: int = 3,
-        norm: NormKind = "layer",
+        norm: str = "layer",
         activation: str = "relu",
     ) -> None:
         super().__init__(m, outputs)
@@ -462,7 +462,7 @@ class IGN(PairFunction):
 
     kind = "ign"
 
-    def __init__(self, m: int, outputs: int, width: int = 64, norm: NormKind = "layer") -> None:
+    def __init__(self, m: int, outputs: int, width: int = 64, norm: str = "layer") -> None:
         super().__init__(m, outputs)
         sizes, bases = [m, width, width], [5, 2, 2]
         self.coefficients = nn.ParameterList(

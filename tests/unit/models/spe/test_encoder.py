@@ -269,6 +269,13 @@ def test_large_graphs_sum_neighbours_sparsely_and_can_take_some_columns():
     assert torch.equal(spe(values, vectors, edges, batch, count), exact)
 
 
+def test_the_mean_of_columns_is_their_sum_over_the_number_of_nodes():
+    nets = [nx.path_graph(6), nx.cycle_graph(4)]
+    batch = batch_of(nets, 6)
+    mean, total = encoder(6, pool="mean")(*batch), encoder(6)(*batch)
+    torch.testing.assert_close(mean * torch.tensor([6.0] * 6 + [4.0] * 4, dtype=F64)[:, None], total)
+
+
 def test_single_nodes_and_batches_of_them_train():
     nets = [nx.empty_graph(1), nx.empty_graph(1)]
     for norm in ("layer", "batch"):
@@ -299,6 +306,7 @@ def test_precision_follows_the_parameters_and_autocast_is_left_out():
         ({"d": 4, "rho": {"norm": "bach"}}, "did you mean 'batch'"),
         ({"d": 4, "phi": {"kind": "lipschitz", "bound": -1.0}}, "expected a positive"),
         ({"d": 4, "phi": {"kind": "transformer", "heads": 3}}, "3 heads don't divide"),
+        ({"d": 4, "pool": "max"}, "expected 'sum' or 'mean'"),
         ({"d": 4, "recompute": "always"}, "expected 'auto' or 'none'"),
         ({"d": 4, "rho": {"activation": "gelu"}}, "activation 'gelu'"),
     ],
