@@ -17,10 +17,11 @@ import torch
 
 from geomlib.data.elements import atomic_numbers
 from geomlib.data.graph import GraphData
+from geomlib.data.hypergraphs import Hypergraph
 from geomlib.data.molecules import from_smiles
 from geomlib.files.manifest import manifest_of
 from geomlib.files.modelfile import load, save
-from geomlib.models import DMPNN, DPA3, CombinedNet, MultiHeadDPA3, QHNet, SPHNet
+from geomlib.models import DMPNN, DPA3, GINE, GPS, CombinedNet, MultiHeadDPA3, QHNet, SHyRe, SPHNet
 
 FOLDER = Path(__file__).parents[2] / "tests" / "golden"
 INDEX = FOLDER / "index.json"
@@ -100,11 +101,62 @@ NETS = {
             ["water", "clusters"], elements=["C", "H", "O"], **TINY, fitting="shared", dataset_encoding=3
         ),
     },
+    "shyre": {
+        "all": lambda: SHyRe(hidden=[6], members=2, covers=2, cover_candidates=True, max_cells=8),
+        "published": lambda: SHyRe.published("motif"),
+    },
     "sphnet": {
         "delta": lambda: SPHNet(["H", "O"], **ORBITALS, short_layers=1, long_layers=1, heads=2, vector_functions=4),
     },
     "qhnet": {
         "whole": lambda: QHNet(["H", "O"], **ORBITALS, layers=4, delta=False),
+    },
+    "gine": {
+        "spe": lambda: GINE(
+            ["a", {"name": "b", "kind": "binary"}],
+            encoding={"kind": "spe", "d": 7, "m": 3, "p": 4, "rho": {"kind": "gin", "layers": 2, "width": 5}},
+            node_types=3,
+            edge_types=2,
+            width=6,
+            layers=2,
+            injection="input+layers",
+        ),
+        "distance": lambda: GINE(
+            ["a"],
+            encoding={
+                "kind": "spe",
+                "d": 7,
+                "m": 2,
+                "phi": {"kind": "spline", "pieces": 4},
+                "rho": {"kind": "mlp", "width": 5},
+            },
+            node_types=3,
+            width=6,
+            layers=2,
+            norm="layer",
+            combine="distance",
+            pooling="node",
+        ),
+        "signnet": lambda: GINE(
+            ["a"],
+            encoding={"kind": "signnet", "d": 7, "layers": 2, "width": 5},
+            node_types=3,
+            width=6,
+            layers=1,
+            combine="concat",
+            pooling="add",
+        ),
+    },
+    "gps": {
+        "edges": lambda: GPS(
+            ["a"],
+            encoding={"kind": "spe_edges", "d": 7, "m": 3, "mlp_width": 5, "phi": {"kind": "deepsets", "width": 4}},
+            node_types=3,
+            edge_types=2,
+            width=8,
+            layers=2,
+            heads=2,
+        ),
     },
 }
 """Family → name of the file → a fresh net."""
@@ -116,9 +168,17 @@ def randomise(net: torch.nn.Module, generator: torch.Generator) -> None:
         for name, value in net.state_dict().items():
             draw = torch.randn(value.shape, generator=generator, dtype=torch.float64)
             scale = 1.0 / math.sqrt(value.shape[-1]) if value.ndim == 2 else 0.3
-            value.copy_(0.3 + 0.05 * draw.abs() if name == "environment_stddev" else scale * draw)
+            positive = name == "environment_stddev" or name.endswith("running_var")
+            value.copy_(0.3 + 0.05 * draw.abs() if positive else scale * draw)
         if hasattr(net, "environment_mean"):
             net.environment_mean.zero_()
+        if isinstance(net, SHyRe):  # buffers that are no free numbers: cells n, k, r; columns; heads that learned
+            net.cells.zero_()
+            net.cells[:4] = torch.tensor([[3, 2, 1.0], [4, 3, 1.0], [4, 2, 1.0], [5, 2, 0.5]])
+            net.columns.copy_(torch.arange(len(net.columns)))
+            net.constant.fill_(0.5)
+            net.threshold.fill_(0.4)
+            net.source_recall.fill_(0.9)
 
 
 def molecules(net: torch.nn.Module, generator: torch.Generator) -> list[GraphData]:
@@ -157,7 +217,40 @@ def mixtures(net: torch.nn.Module, generator: torch.Generator) -> list[GraphData
     ]
 
 
-INPUTS = {"combined": mixtures, "dmpnn": mixtures, "qhnet": molecules, "sphnet": molecules}
+def networks(net: torch.nn.Module, generator: torch.Generator) -> list[GraphData]:
+    """A path, a ring with a tail, and a single node."""
+    graphs = []
+    for pairs, nodes in (
+        ([(0, 1), (1, 2), (2, 3)], 4),
+        ([(0, 1), (1, 2), (2, 3), (3, 4), (4, 0), (4, 5), (5, 6)], 7),
+        ([], 1),
+    ):
+        edges = sorted([*pairs, *((b, a) for a, b in pairs)], key=lambda edge: edge[::-1])
+        graphs.append(
+            GraphData(
+                node_type=torch.arange(nodes) % 3,
+                edge_index=torch.tensor(edges, dtype=torch.int64).reshape(-1, 2).T.contiguous(),
+                edge_type=torch.tensor([sum(edge) % 2 for edge in edges], dtype=torch.int64),
+            )
+        )
+    return graphs
+
+
+def hypergraphs(net: torch.nn.Module, generator: torch.Generator) -> list[GraphData]:
+    """Projections of two small hypergraphs with nested sets, an uncovered triangle and a lonely node."""
+    first = [[0, 1, 2, 3], [0, 1, 2], [3, 4, 5], [4, 5, 6], [3, 5, 6], [5, 6], [7]]
+    second = [[0, 1, 2, 3, 4], [1, 2, 5], [2, 5, 6], [6, 7], [5, 7, 8, 9], [3, 9]]
+    return [Hypergraph.from_sets(sets).project().to_data() for sets in (first, second)]
+
+
+INPUTS = {
+    "combined": mixtures,
+    "dmpnn": mixtures,
+    "gine": networks,
+    "gps": networks,
+    "qhnet": molecules,
+    "sphnet": molecules,
+}
 """Family → what makes its inputs from the net and random numbers; `structures` where it is not listed."""
 
 
