@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from geomlib.data.stores import MemoryStore as MemoryStore
     from geomlib.data.stores import Store as Store
     from geomlib.data.stores import SubsetStore as SubsetStore
+    from geomlib.data.tables import TableStore as TableStore
     from geomlib.data.undirected import UndirectedGraph as UndirectedGraph
     from geomlib.data.undirected import read_graph as read_graph
 
@@ -57,6 +58,7 @@ _LAZY = {
     "RangeSplit": "splits",
     "Store": "stores",
     "SubsetStore": "stores",
+    "TableStore": "tables",
     "UndirectedGraph": "undirected",
     "collate": "graph",
     "find_card": "cards",
@@ -89,6 +91,7 @@ __all__ = [
     "RangeSplit",
     "Store",
     "SubsetStore",
+    "TableStore",
     "UndirectedGraph",
     "collate",
     "find_card",

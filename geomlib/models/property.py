@@ -15,6 +15,7 @@ from geomlib.nn.targets import Target, TargetNormalizer
 __all__ = ["HEADS", "PropertyNet"]
 
 HEADS = ("residual", "plain")
+_ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
 
 
 class PropertyNet(Net):
@@ -43,10 +44,11 @@ class PropertyNet(Net):
         head_layers: Sequence[int] | None = None,
         dropout: float = 0.0,
         head: str = "residual",
+        activation: str = "relu",
     ) -> None:
         """Make the head and the normaliser of the targets.
 
-        `plain` is a chain of linear maps with ReLU and dropout between them. `residual` keeps the width,
+        `plain` is a chain of linear maps with an activation and dropout between them. `residual` keeps the width,
         h ← h + gelu(dropout(W h)), and ends with a linear map; the last one is the head that MIST was published with.
 
         Args:
@@ -56,12 +58,15 @@ class PropertyNet(Net):
                 for `residual`.
             dropout: probability.
             head: `residual` or `plain`.
+            activation: of the plain head, `relu` or `gelu`.
 
         Raises:
             ConfigError: arguments that make no head.
         """
         if head not in HEADS or not 0.0 <= dropout < 1.0:
             raise ConfigError(f"head '{head}', dropout {dropout}: expected {' or '.join(HEADS)}, and [0, 1)")
+        if activation not in _ACTIVATIONS:
+            raise ConfigError(f"activation of the head is '{activation}': expected {' or '.join(_ACTIVATIONS)}")
         layers = ([width] * 2 if head == "residual" else []) if head_layers is None else list(head_layers)
         if min(layers, default=1) < 1 or (head == "residual" and set(layers) - {width}):
             raise ConfigError(
@@ -75,7 +80,7 @@ class PropertyNet(Net):
             if head == "residual":
                 parts.append(_Residual(width, dropout))
             else:
-                parts += [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout)]
+                parts += [nn.Linear(width, hidden), _ACTIVATIONS[activation](), nn.Dropout(dropout)]
                 width = hidden
         self.head: nn.Module | None = nn.Sequential(*parts, nn.Linear(width, len(self.targets)))
 

@@ -1,16 +1,18 @@
 """Properties that a net learns: what they are, and the scale on which the loss sees them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Self, cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from geomlib.errors import ConfigError, DataError
 
-__all__ = ["KINDS", "NORMALIZERS", "Target", "TargetNormalizer"]
+__all__ = ["KINDS", "NORMALIZERS", "Target", "TargetNormalizer", "masked_losses"]
 
 KINDS = ("regression", "binary")
 NORMALIZERS = ("standardize", "log", "power", "identity")
@@ -213,3 +215,35 @@ def _best_exponent(labels: Tensor) -> float:
     if len(labels) < 2 or bool((labels == labels[0]).all()):
         return 1.0
     return float(minimize_scalar(cost, bounds=(-3.0, 5.0), method="bounded").x)
+
+
+def masked_losses(
+    raw: Float[Tensor, "graphs targets"],
+    labels: Float[Tensor, "graphs targets"],
+    targets: Sequence[Target],
+    loss: str = "mse",
+    delta: float = 1.0,
+) -> tuple[Float[Tensor, " targets"], Float[Tensor, " targets"]]:
+    """Sum of the losses of each target over the labels that are there, and their number.
+
+    Args:
+        raw: normalised predictions, logits of binary targets.
+        labels: normalised labels; NaN where there is none.
+        targets: of the columns; binary ones have the cross-entropy, −y ln p − (1 − y) ln(1 − p).
+        loss: of the other ones: `mse`, `mae` or `huber`.
+        delta: where `huber` turns from quadratic to linear.
+    """
+    there = ~labels.isnan()
+    known = torch.where(there, labels, torch.zeros_like(labels)).to(raw.dtype)
+    ways: dict[str, Callable[..., Tensor]] = {
+        "bce": F.binary_cross_entropy_with_logits,
+        "mse": F.mse_loss,
+        "mae": F.l1_loss,
+        "huber": partial(F.huber_loss, delta=delta),
+    }
+    columns = [
+        ways["bce" if target.kind == "binary" else loss](raw[:, k], known[:, k], reduction="none")
+        for k, target in enumerate(targets)
+    ]
+    values = torch.where(there, torch.stack(columns, dim=1), torch.zeros_like(raw))
+    return values.sum(0), there.sum(0).to(raw.dtype)
