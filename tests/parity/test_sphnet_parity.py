@@ -17,6 +17,8 @@ from geomlib.data.orbitals import OrbitalLayout, shells_of
 from geomlib.models.sphnet.entries import entries_of_blocks
 from geomlib.models.sphnet.expansion import BlockExpansion
 from geomlib.models.sphnet.net import SPHNet
+from geomlib.models.sphnet.normalization import Normalization
+from geomlib.models.sphnet.path_gate import PathSchedule, SparseProduct
 from geomlib.models.sphnet.qhnet import QHNet
 from geomlib.models.sphnet.radial import PUBLISHED_GAIN, BernsteinBasis, ExpNormalBasis, RadialNet
 from geomlib.models.sphnet.vectorial import Groups, VectorialInteraction
@@ -143,6 +145,36 @@ def test_expansion():
     close(block, case["out.block"])
 
 
+@pytest.mark.parametrize("name", ["path_gate_k7", "path_gate_k3"])
+def test_path_gate(name):
+    case = Case(name)
+    channels, irreps = case.options["C"], natural_irreps(case.options["L"], parity=False)
+    constants = Normalization(published=True)
+    explore, compete = 2 * case.options["E"], case.options["E"]
+    schedule = PathSchedule(15, case.options["kappa"], explore, compete, seed=0).double()
+    schedule.omega.data = case.weights["omega"]
+    product = SparseProduct(irreps, irreps, channels, constants, schedule).double()
+    assert [[path.x, path.y, path.out] for path in product.paths] == case["out.paths"].tolist()
+    close(torch.tensor(constants.coefficients(product.paths, irreps), dtype=torch.float64), case["out.c"])
+    weight = case.weights["weight"].view(15, 1, channels)
+    x, y = (unflatten(case[f"in.{name}"], case.options["L"], channels) for name in "xy")
+    schedule.advance(explore)
+    assert schedule.phase == 2
+    active = schedule.active()
+    assert active.tolist() == case["out.phase2.keep"].tolist()
+    close(product(x, y, weight[active], active), unflatten(case["out.phase2.out"], case.options["L"], channels))
+    schedule.advance(explore + compete)
+    schedule.omega.data = schedule.omega.data.flip(0)  # the choice is made for good
+    assert schedule.phase == 3
+    assert schedule.active().tolist() == active.tolist()
+    schedule.omega.data = case.weights["omega"]
+    close(product._coefficients(active, active.tolist()), case["out.phase3.coeff"])
+    if bool((case["out.phase3.coeff"] > 0).all()):  # else the published code loses the signs
+        close(product(x, y, weight[active], active), unflatten(case["out.phase3.out"], case.options["L"], channels))
+    dense = SparseProduct(irreps, irreps, channels, constants).double()
+    close(dense(x, y, weight, None), unflatten(case["out.dense.out"], case.options["L"], channels))
+
+
 # -------------------------------------------------------------------- vectorial part
 
 WHOLE = {
@@ -248,7 +280,7 @@ def fill(net: SPHNet, case: Case) -> None:
             weights.linear(ours, f"linear_node_{theirs}")
         for ours, theirs in ((layer.gate_a, "_1"), (layer.gate_b, "_2"), (layer.gate, "")):
             weights.module(ours.gate, f"norm_gate{theirs}.fc")
-        layer.product.weight.data = weights["tp_fix.weight"].view(-1, channels)
+        layer.weight.data = weights["tp_fix.weight"].view(-1, channels)
     for number, layer in enumerate(net.pairs):
         weights = case.below(f"hami_model.e3_gnn_node_pair_layer.{number}.")
         weights.module(layer.of_invariants, "fc")
@@ -333,7 +365,7 @@ def test_qhnet():
         weights.linear(ours, f"linear_node_{theirs}")
     for ours, theirs in ((layer.gate_a, "_1"), (layer.gate_b, "_2"), (layer.gate, "")):
         weights.module(ours.gate, f"norm_gate{theirs}.fc")
-    layer.product.weight.data = weights["tp.weight"].view(-1, channels)
+    layer.weight.data = weights["tp.weight"].view(-1, channels)
     weights, layer = case.below("e3_gnn_node_pair_layer.0."), net.pairs[0]
     weights.module(layer.of_invariants, "fc")
     weights.radial(layer.of_distance, "fc_node_pair")

@@ -19,11 +19,12 @@ from geomlib.models.sphnet.groups import atom_groups
 from geomlib.models.sphnet.interaction import SphericalInteraction
 from geomlib.models.sphnet.normalization import Normalization
 from geomlib.models.sphnet.pairs import DiagonalLayer, PairLayer
+from geomlib.models.sphnet.path_gate import PathSchedule
 from geomlib.models.sphnet.radial import BernsteinBasis
 from geomlib.models.sphnet.vectorial import VectorialInteraction
 from geomlib.nn.elements import ElementIndex
 from geomlib.nn.spherical import SphericalLinear
-from geomlib.nn.tensor_product import Irrep, natural_irreps
+from geomlib.nn.tensor_product import Irrep, all_paths, natural_irreps
 
 __all__ = ["SPHNet"]
 
@@ -51,6 +52,9 @@ class SPHNet(Net):
         cutoff, pair_cutoff: where radial functions of messages and of pairs end [Å].
         group_size: atoms of a group.
         pair_sparsity: share of each molecule's pairs that is left out of the second layers.
+        path_sparsity: share of the paths of the four products of pair construction that is left out in the end; they
+            are chosen in three phases, see `geomlib.models.sphnet.path_gate`.
+        path_steps: optimizer steps of the first and the second phase.
         both_orders: make each pair's block from both orders of its atoms, so that the order of the atoms plays no part;
             without it, as published, it does.
         parity: O(3) instead of SO(3); features then have both parities, so that every block stays within reach.
@@ -89,6 +93,8 @@ class SPHNet(Net):
         pair_cutoff: float = 30.0,
         group_size: int = 4,
         pair_sparsity: float = 0.0,
+        path_sparsity: float = 0.0,
+        path_steps: list[int] | None = None,
         both_orders: bool = True,
         parity: bool = True,
         normalization: str = "component",
@@ -105,6 +111,8 @@ class SPHNet(Net):
             raise ConfigError(f"SPHNet channels={channels} is no multiple of heads={heads}")
         if not 0 <= pair_sparsity < 1:
             raise ConfigError(f"SPHNet pair_sparsity={pair_sparsity}: expected 0 ≤ sparsity < 1")
+        if path_steps is not None and len(path_steps) != 2:
+            raise ConfigError(f"SPHNet path_steps={path_steps}: expected the steps of the first and the second phase")
         if normalization not in ("component", "published"):
             raise ConfigError(f"SPHNet normalization='{normalization}': expected component or published")
         self.config = {
@@ -126,6 +134,8 @@ class SPHNet(Net):
             "pair_cutoff": pair_cutoff,
             "group_size": group_size,
             "pair_sparsity": pair_sparsity,
+            "path_sparsity": path_sparsity,
+            "path_steps": list(path_steps or (2000, 1000)),
             "both_orders": both_orders,
             "parity": parity,
             "normalization": normalization,
@@ -158,8 +168,11 @@ class SPHNet(Net):
             )
             for first in (True, False)
         )
+        schedules = [self._schedule(len(all_paths(atoms, atoms, pairs)), seed) for seed in range(4)]
         self.diagonal = nn.ModuleList(
-            DiagonalLayer(atoms, pairs, channels, residual=residual, normalization=constants)
+            DiagonalLayer(
+                atoms, pairs, channels, residual=residual, normalization=constants, schedule=schedules[residual]
+            )
             for residual in (False, True)
         )
         self.pairs = nn.ModuleList(
@@ -169,6 +182,7 @@ class SPHNet(Net):
                 channels,
                 functions,
                 normalization=constants,
+                schedule=schedules[2 + residual],
                 sparsity=pair_sparsity if residual else 0.0,
                 both_orders=both_orders,
             )
@@ -179,6 +193,16 @@ class SPHNet(Net):
         self.diagonal_blocks = BlockExpansion(layout.shells, pairs, bottleneck, channels, channels)
         self.pair_blocks = BlockExpansion(layout.shells, pairs, bottleneck, channels, channels)
         self.element_index = ElementIndex(names)
+
+    def _schedule(self, count: int, seed: int) -> PathSchedule | None:
+        sparsity, (explore, compete) = self.config["path_sparsity"], self.config["path_steps"]
+        return PathSchedule(count, sparsity, explore, compete, seed) if sparsity else None
+
+    def advance(self, step: int) -> None:
+        """Tell the products how many optimizer steps are done, which decides the phase of their paths."""
+        for module in self.modules():
+            if isinstance(module, PathSchedule):
+                module.advance(step)
 
     # ---------------------------------------------------------------- evaluation
 

@@ -1,6 +1,7 @@
 """Pair construction: features of atoms and of pairs of atoms, products of what the atoms know."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -8,27 +9,12 @@ from torch import Tensor, nn
 
 from geomlib.models.sphnet.gates import PairGate
 from geomlib.models.sphnet.normalization import Normalization
+from geomlib.models.sphnet.path_gate import PathSchedule, SparseProduct
 from geomlib.models.sphnet.radial import RadialNet
 from geomlib.nn.spherical import NormGate, SphericalLinear, inner_products
-from geomlib.nn.tensor_product import Irrep, TensorProduct, all_paths
+from geomlib.nn.tensor_product import Irrep
 
 __all__ = ["DiagonalLayer", "PairLayer"]
-
-
-def _product(
-    irreps_in: Sequence[Irrep], irreps: Sequence[Irrep], channels: int, weights: str, normalization: Normalization
-) -> TensorProduct:
-    paths = all_paths(irreps_in, irreps_in, irreps)
-    return TensorProduct(
-        "cg_stacked",
-        irreps_in,
-        irreps_in,
-        irreps,
-        channels,
-        paths=paths,
-        weights=weights,  # type: ignore[arg-type]
-        coefficients=normalization.coefficients(paths, irreps),
-    )
 
 
 class DiagonalLayer(nn.Module):
@@ -42,6 +28,7 @@ class DiagonalLayer(nn.Module):
         channels: number of channels.
         residual: whether x and the layer before are added.
         normalization: constants of the product.
+        schedule: of the paths of the product; None keeps all.
     Inputs: x [components_in, nodes, channels], before [components, nodes, channels] or None
     Returns: [components, nodes, channels]
     """
@@ -54,19 +41,23 @@ class DiagonalLayer(nn.Module):
         *,
         residual: bool,
         normalization: Normalization,
+        schedule: PathSchedule | None = None,
     ) -> None:
         super().__init__()
         self.residual = residual
         self.gate_a, self.gate_b = NormGate(irreps_in, channels), NormGate(irreps_in, channels)
         self.map_a, self.map_b = (SphericalLinear(irreps_in, channels, channels) for _ in range(2))
-        self.product = _product(irreps_in, irreps, channels, "shared", normalization)
+        self.product = SparseProduct(irreps_in, irreps, channels, normalization, schedule)
+        self.weight = nn.Parameter(torch.randn(len(self.product.paths), channels))
         self.gate, self.out = NormGate(irreps, channels), SphericalLinear(irreps, channels, channels)
 
     def forward(
         self, x: Float[Tensor, "components_in nodes channels"], before: Tensor | None
     ) -> Float[Tensor, "components nodes channels"]:
         """Multiply."""
-        y = self.product.multiply(self.map_a(self.gate_a(x)), self.map_b(self.gate_b(x)))
+        active = self.product.active()
+        weight = self.weight if active is None else self.weight.index_select(0, active)
+        y = self.product(self.map_a(self.gate_a(x)), self.map_b(self.gate_b(x)), weight.unsqueeze(1), active)
         if self.residual:
             y = torch.cat([y[: len(x)] + x, y[len(x) :]])
         y = self.out(self.gate(y))
@@ -82,6 +73,7 @@ class PairLayer(nn.Module):
         channels: number of channels.
         functions: radial functions.
         normalization: constants of products and nets.
+        schedule: of the paths of the product; None keeps all.
         sparsity: share of each molecule's pairs that is left out; 0 has no gate.
         mean_scalars: whether the invariants hold the mean of both atoms' scalars (or both, in order).
         both_orders: make f_ji as well, with the same weights; invariants must be those of the pair in any order.
@@ -103,6 +95,7 @@ class PairLayer(nn.Module):
         functions: int,
         *,
         normalization: Normalization,
+        schedule: PathSchedule | None = None,
         sparsity: float = 0.0,
         mean_scalars: bool = True,
         both_orders: bool = False,
@@ -111,7 +104,7 @@ class PairLayer(nn.Module):
         self.irreps_in, self.mean_scalars, self.both_orders = tuple(irreps_in), mean_scalars, both_orders
         self.invariant_map = SphericalLinear(irreps_in, channels, channels)
         self.gate_in, self.map_in = NormGate(irreps_in, channels), SphericalLinear(irreps_in, channels, channels)
-        self.product = _product(irreps_in, irreps, channels, "rows", normalization)
+        self.product = SparseProduct(irreps_in, irreps, channels, normalization, schedule)
         count = len(self.product.paths) * channels
         invariants = (len(irreps_in) + (not mean_scalars)) * channels
         self.of_distance = RadialNet((functions, channels, count), normalization.gain)
@@ -142,13 +135,32 @@ class PairLayer(nn.Module):
             kept, invariants = self.pair_gate(invariants, graph, graphs)
             index, radial = index[:, kept], radial[kept]
         h = self.map_in(self.gate_in(x))
-        weight = self.of_distance(radial) * self.of_invariants(invariants)
-        weight = weight.view(index.shape[1], *self.product.weight_shape).transpose(0, 1)
+        active = self.product.active()
+        weight = self._weights(radial, invariants, active)
         if self.both_orders:
             index, weight = torch.cat([index, index.flip(0)], dim=1), weight.repeat(1, 2, 1)
             kept = None if kept is None else torch.cat([kept, kept + pairs])
-        y = self.product.multiply(h.index_select(1, index[1]), h.index_select(1, index[0]), weight)
+        y = self.product(h.index_select(1, index[1]), h.index_select(1, index[0]), weight, active)
         y = self.out(self.gate(y))
         if before is None:
             return y
         return before + y if kept is None else before.index_add(1, kept, y)
+
+    def _weights(
+        self,
+        radial: Float[Tensor, "pairs functions"],
+        invariants: Float[Tensor, "pairs invariants"],
+        active: Tensor | None,
+    ) -> Float[Tensor, "active pairs channels"]:
+        """Weights of the active paths; those of the others are not made."""
+        columns = None
+        if active is not None:
+            every = torch.arange(self.product.channels, device=active.device)
+            columns = (active.unsqueeze(1) * self.product.channels + every).flatten()
+        first, last = cast(nn.Linear, self.of_invariants[0]), cast(nn.Linear, self.of_invariants[2])
+        kernel = last.weight if columns is None else last.weight.index_select(0, columns)
+        bias = last.bias if columns is None else last.bias.index_select(0, columns)
+        made = nn.functional.linear(nn.functional.silu(first(invariants)), kernel, bias) * self.of_distance(
+            radial, columns
+        )
+        return made.view(len(radial), made.shape[1] // self.product.channels, self.product.channels).transpose(0, 1)

@@ -108,6 +108,7 @@ class RadialNet(nn.Module):
         """What the last layer gets."""
         return self.gain * shifted_softplus(x @ self.first)
 
-    def forward(self, x: Float[Tensor, "rows inputs"]) -> Float[Tensor, "rows outputs"]:
-        """Evaluate."""
-        return self.hidden(x) @ self.second
+    def forward(self, x: Float[Tensor, "rows inputs"], outputs: Tensor | None = None) -> Float[Tensor, "rows outputs"]:
+        """Evaluate; with `outputs` only these columns are made."""
+        second = self.second if outputs is None else self.second.index_select(1, outputs)
+        return self.hidden(x) @ second

@@ -1,6 +1,7 @@
 """Clebsch-Gordan products: a matrix per pair of input irreps, a contraction per path, or the non-zero terms only."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -52,6 +53,21 @@ class _CG(ExactConstants):
         return slice(self.offsets[which][number], self.offsets[which][number + 1])
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """Which products of blocks a stacked product makes.
+
+    Args:
+        pairs: components of x and of y, and numbers of the weights, for each pair of input irreps.
+        outs: components of the output of each path.
+        dims: components of all irreps of x, y and the output.
+    """
+
+    pairs: tuple[tuple[slice, slice, tuple[int, ...]], ...]
+    outs: tuple[slice, ...]
+    dims: tuple[tuple[int, ...], ...]
+
+
 class StackedCG(_CG):
     """For each pair of input irreps one outer product and one matrix product for all their paths.
 
@@ -62,26 +78,56 @@ class StackedCG(_CG):
     @on_cpu
     def __init__(self, irreps: Any, paths: Sequence[Path], coefficients: Sequence[float]) -> None:
         super().__init__(irreps, paths, coefficients)
-        self.pairs: list[tuple[slice, slice, list[int]]] = []
         numbered = sorted(range(len(paths)), key=lambda number: (paths[number].x, paths[number].y))
+        self._groups: list[tuple[int, int, list[int]]] = []
         for (i, j), group in groupby(numbered, key=lambda number: (paths[number].x, paths[number].y)):
             members = list(group)
             matrix = torch.cat([self.coupling(number).flatten(0, 1).T for number in members])  # [Σ m3, m1·m2]
-            self.register_constant(f"matrix_{len(self.pairs)}", matrix)
-            self.pairs.append((self.block(0, i), self.block(1, j), members))
+            self.register_constant(f"matrix_{len(self._groups)}", matrix)
+            self._groups.append((i, j, members))
+        self._plans: dict[tuple[int, ...], _Plan] = {}
 
     def forward(
-        self, x: Float[Tensor, "dx rows"], y: Float[Tensor, "dy rows"], weight: Float[Tensor, "paths rows"] | None
+        self,
+        x: Float[Tensor, "dx rows"],
+        y: Float[Tensor, "dy rows"],
+        weight: Float[Tensor, "paths rows"] | None,
+        active: Sequence[int] | None = None,
     ) -> Float[Tensor, "dz rows"]:
-        """See `_CG`."""
-        matrices = [getattr(self, f"matrix_{number}") for number in range(len(self.pairs))]
-        return _Stacked.apply(x, y, weight, self, *matrices)
+        """See `_CG`; with `active` only these paths are made, and `weight` has a row for each of them."""
+        chosen = tuple(range(len(self.paths)) if active is None else active)
+        if chosen not in self._plans:
+            self._plans.clear()  # paths that change come at every step
+            self._plans[chosen] = self._plan(chosen)
+        plan = self._plans[chosen]
+        return _Stacked.apply(x, y, weight, plan, *self._matrices(chosen))
+
+    def _plan(self, active: tuple[int, ...]) -> _Plan:
+        position = {number: k for k, number in enumerate(active)}
+        pairs = []
+        for i, j, members in self._groups:
+            if some := tuple(position[number] for number in members if number in position):
+                pairs.append((self.block(0, i), self.block(1, j), some))
+        outs = tuple(self.block(2, self.paths[number].out) for number in active)
+        return _Plan(tuple(pairs), outs, tuple(tuple(irrep.dim for irrep in row) for row in self.irreps))
+
+    def _matrices(self, active: tuple[int, ...]) -> list[Tensor]:
+        """Rows of each matrix that belong to `active` paths."""
+        chosen, found = set(active), []
+        for number, (_, _, members) in enumerate(self._groups):
+            matrix = self.get_buffer(f"matrix_{number}")
+            if all(member in chosen for member in members):
+                found.append(matrix)
+            elif any(member in chosen for member in members):
+                blocks = matrix.split([self.irreps[2][self.paths[member].out].dim for member in members])
+                found.append(torch.cat([b for b, member in zip(blocks, members, strict=True) if member in chosen]))
+        return found
 
     def flops(self) -> int:
         """Floating-point operations a row."""
         total = 0
-        for of_x, of_y, members in self.pairs:
-            entries = (of_x.stop - of_x.start) * (of_y.stop - of_y.start)
+        for i, j, members in self._groups:
+            entries = self.irreps[0][i].dim * self.irreps[1][j].dim
             columns = sum(self.irreps[2][self.paths[number].out].dim for number in members)
             total += entries + 2 * entries * columns + 2 * columns
         return total
@@ -91,16 +137,15 @@ class _Stacked(torch.autograd.Function):
     """z = Σ_pairs Σ_paths w · M (x ⊗ y); its backward is made of operations that autograd knows."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, weight: Tensor | None, plan: StackedCG, *matrices: Tensor) -> Tensor:
-        rows = x.shape[1]
-        z = x.new_zeros(plan.offsets[2][-1], rows)
+    def forward(ctx: Any, x: Tensor, y: Tensor, weight: Tensor | None, plan: _Plan, *matrices: Tensor) -> Tensor:
+        z = x.new_zeros(sum(plan.dims[2]), x.shape[1])
         kept = []
         for (of_x, of_y, members), matrix in zip(plan.pairs, matrices, strict=True):
             outer = (x[of_x].unsqueeze(1) * y[of_y].unsqueeze(0)).flatten(0, 1)
             columns = matrix @ outer
             begin = 0
             for number in members:
-                block = plan.block(2, plan.paths[number].out)
+                block = plan.outs[number]
                 end = begin + block.stop - block.start
                 if weight is None:
                     z[block] += columns[begin:end]
@@ -120,35 +165,37 @@ class _Stacked(torch.autograd.Function):
         weight, kept = (rest[0], rest[1:]) if ctx.weighted else (None, [])
         again = torch.is_grad_enabled()  # a second derivative is asked for: `kept` has no history then
         need_weight = ctx.weighted and ctx.needs_input_grad[2]
-        dx: list[Tensor | None] = [None] * len(plan.irreps[0])
-        dy: list[Tensor | None] = [None] * len(plan.irreps[1])
-        dw: list[Tensor] = [grad.new_zeros(())] * len(plan.paths)
-        rows = x.shape[1]
+        dx: dict[int, Tensor] = {}
+        dy: dict[int, Tensor] = {}
+        dw: list[Tensor] = [grad.new_zeros(())] * len(plan.outs)
         for position, ((of_x, of_y, members), matrix) in enumerate(zip(plan.pairs, matrices, strict=True)):
-            blocks = [grad[plan.block(2, plan.paths[number].out)] for number in members]
+            blocks = [grad[plan.outs[number]] for number in members]
             weighted = blocks if weight is None else [b * weight[n] for b, n in zip(blocks, members, strict=True)]
-            outer = (matrix.T @ torch.cat(weighted)).view(of_x.stop - of_x.start, of_y.stop - of_y.start, rows)
+            outer = (matrix.T @ torch.cat(weighted)).view(of_x.stop - of_x.start, of_y.stop - of_y.start, x.shape[1])
             a, b = x[of_x], y[of_y]
-            path = plan.paths[members[0]]
-            for total, which, value in (
-                (dx, path.x, (outer * b.unsqueeze(0)).sum(1)),
-                (dy, path.y, (outer * a.unsqueeze(1)).sum(0)),
+            for total, begin, value in (
+                (dx, of_x.start, (outer * b.unsqueeze(0)).sum(1)),
+                (dy, of_y.start, (outer * a.unsqueeze(1)).sum(0)),
             ):
-                before = total[which]
-                total[which] = value if before is None else before + value
+                total[begin] = total[begin] + value if begin in total else value
             if need_weight:
                 columns = matrix @ (a.unsqueeze(1) * b.unsqueeze(0)).flatten(0, 1) if again else kept[position]
                 begin = 0
                 for number, block in zip(members, blocks, strict=True):
                     dw[number] = (columns[begin : begin + len(block)] * block).sum(0)
                     begin += len(block)
-
-        def joined(parts: list[Tensor | None], irreps: Sequence[Irrep]) -> Tensor:
-            filled = [x.new_zeros(irrep.dim, rows) if p is None else p for p, irrep in zip(parts, irreps, strict=True)]
-            return torch.cat(filled)
-
         of_weight = torch.stack(dw) if need_weight else None
-        return (joined(dx, plan.irreps[0]), joined(dy, plan.irreps[1]), of_weight, None, *[None] * len(matrices))
+        gradients = (_filled(dx, plan.dims[0], x), _filled(dy, plan.dims[1], x))
+        return (*gradients, of_weight, None, *[None] * len(matrices))
+
+
+def _filled(blocks: dict[int, Tensor], dims: Sequence[int], like: Tensor) -> Tensor:
+    """Blocks by their first component one after the other, zeros where there are none."""
+    parts, begin = [], 0
+    for dim in dims:
+        parts.append(blocks[begin] if begin in blocks else like.new_zeros(dim, like.shape[1]))
+        begin += dim
+    return torch.cat(parts)
 
 
 class DenseCG(_CG):
