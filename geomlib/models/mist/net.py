@@ -15,9 +15,26 @@ from geomlib.models.mist.encoder import Encoder, first_token, initialise, mean_t
 from geomlib.models.mist.head import TokenHead
 from geomlib.nn.descriptors import DescriptorNormalizer
 
-__all__ = ["MIST"]
+__all__ = ["MIST", "POOLS", "token_spec"]
 
-_POOLS = {"first": first_token, "mean": mean_token}
+POOLS = {"first": first_token, "mean": mean_token}
+"""How the hidden states of a molecule become one."""
+
+
+def token_spec(form: str, template: bool, pool: str) -> GraphSpec:
+    """The structure that molecular encoders need.
+
+    Args:
+        form: of the SMILES.
+        template: whether `[CLS]` and `[SEP]` are added.
+        pool: checked here too.
+
+    Raises:
+        ConfigError: a word that is none.
+    """
+    if pool not in POOLS:
+        raise ConfigError(f"pool '{pool}' is unknown; choose from {', '.join(POOLS)}")
+    return GraphSpec(())
 
 
 class MIST(Net):
@@ -83,8 +100,6 @@ class MIST(Net):
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
         self.config = {**arguments, "descriptors": list(descriptors) if descriptors else None}
-        if pool not in _POOLS:
-            raise ConfigError(f"MIST pool='{pool}' is unknown; choose from {', '.join(_POOLS)}")
         self.pool, self.descriptor_names = pool, tuple(descriptors or ())
         self.encoder = Encoder(
             vocabulary,
@@ -101,7 +116,7 @@ class MIST(Net):
             recompute=recompute,
         )
         self.head = TokenHead(width, vocabulary, epsilon)
-        self.spec = GraphSpec(())
+        self.spec = token_spec(form, template, pool)
         self.descriptor_head: nn.Module | None = None
         if self.descriptor_names:
             self.outputs = (*type(self).outputs, "descriptors")
@@ -125,7 +140,7 @@ class MIST(Net):
 
     def pooled(self, hidden: Float[Tensor, "tokens width"], batch: GraphData) -> Float[Tensor, "components width"]:
         """One vector for each molecule."""
-        return _POOLS[self.pool](hidden, batch.token_component, batch.count("component"))
+        return POOLS[self.pool](hidden, batch.token_component, batch.count("component"))
 
     def logits(self, hidden: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens vocabulary"]:
         """Logits over the ids, of hidden states of all tokens or some."""

@@ -82,7 +82,7 @@ def test_config_round_trip():
 
 
 def test_arguments_that_make_no_net():
-    with pytest.raises(ConfigError, match="pool='last'"):
+    with pytest.raises(ConfigError, match="pool 'last'"):
         MIST(pool="last")
     with pytest.raises(ConfigError, match="predicts no descriptors"):
         net_of().described(torch.zeros(15, 16), batch_of())
