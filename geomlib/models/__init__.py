@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from geomlib.models.dpa3.multihead import MultiHeadDPA3 as MultiHeadDPA3
     from geomlib.models.dpa3.net import DPA3 as DPA3
     from geomlib.models.mist.net import MIST as MIST
+    from geomlib.models.mist.property import MISTProperty as MISTProperty
     from geomlib.models.shyre.net import SHyRe as SHyRe
     from geomlib.models.spe.encoder import SPE as SPE
     from geomlib.models.spe.net import GINE as GINE
@@ -29,6 +30,7 @@ __all__ = [
     "MIST",
     "SPE",
     "CombinedNet",
+    "MISTProperty",
     "MultiHeadDPA3",
     "QHNet",
     "SHyRe",
@@ -44,6 +46,7 @@ FAMILIES: dict[str, str] = {
     "gine": "geomlib.models.spe.net:GINE",
     "gps": "geomlib.models.spe.net:GPS",
     "mist": "geomlib.models.mist.net:MIST",
+    "mist-property": "geomlib.models.mist.property:MISTProperty",
     "qhnet": "geomlib.models.sphnet.qhnet:QHNet",
     "shyre": "geomlib.models.shyre.net:SHyRe",
     "sphnet": "geomlib.models.sphnet.net:SPHNet",
