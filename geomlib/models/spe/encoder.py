@@ -39,7 +39,7 @@ class SPE(PositionalEncoding):
         columns: estimate the sum over columns from so many random ones in graphs that have more (unbiased). New ones
             for each evaluation in training, the same ones otherwise.
         recompute: `auto` evaluates in pieces where that is exact; `none` keeps everything for the derivative.
-        piece_rows: pairs of a piece; 2,048 on a CPU and 131,072 elsewhere if not given.
+        piece_rows: pairs of a piece; by default 2,048 on a CPU and 131,072 elsewhere, 16 columns at least.
         reference_norm: batch statistics and sums over eigenvalues count padding, as the published code does. Results
             then depend on what else is in the batch.
         output_mlp: `none`; `unused` adds the MLP p → p that the published code makes, counts and never calls (frozen).
@@ -123,8 +123,7 @@ class SPE(PositionalEncoding):
             rows = vectors.to(self.dtype).index_select(0, packed.nodes)
             phi = weights.index_select(0, packed.members)
             chosen = self._columns(packed, generator)
-            pieces: int | None = self.piece_rows or (2**11 if rows.device.type == "cpu" else 2**17)
-            pieces = None if self.recompute == "none" else pieces
+            pieces = None if self.recompute == "none" else self.piece_rows or _piece_rows(packed)
             out = self.rho(packed, rows, phi, chosen, pieces, padded=self.reference_norm and self.training)
             if self.pool == "mean":
                 out = out / packed.sizes.index_select(0, packed.graph_of_node)[:, None]
@@ -171,6 +170,15 @@ class SPE(PositionalEncoding):
             draws = torch.rand(group.graphs, group.size, generator=generator)
             chosen.append(draws.argsort(1)[:, : self.columns].sort(1).values.to(packed.nodes.device))
         return chosen
+
+
+def _piece_rows(packed: PackedGraphs) -> int:
+    """What fits into a processor's cache, or keeps an accelerator busy; and some columns of the largest graph.
+
+    Each piece gives a row for each node, so pieces of single columns would need as much memory as all pairs.
+    """
+    least = 2**11 if packed.nodes.device.type == "cpu" else 2**17
+    return max(least, 16 * packed.groups[-1].size)
 
 
 def pair_channels_at(vectors: Tensor, phi: Tensor, pairs: Tensor, batch: Tensor) -> Tensor:
