@@ -6,9 +6,11 @@ from contextlib import nullcontext
 import pytest
 import torch
 
+from geomlib.cli import main
 from geomlib.data.graph import GraphData
 from geomlib.errors import FileFormatError, GeomlibWarning
 from geomlib.files.huggingface import export_huggingface, import_huggingface
+from geomlib.files.modelfile import load, save
 from geomlib.models.mist.net import MIST
 from geomlib.testing.toy import ToyPotential
 
@@ -187,3 +189,19 @@ def test_what_can_not_be_written_is_refused(tmp_path):
     export_huggingface(net_of(), tmp_path / "model")
     with pytest.raises(FileFormatError, match="already holds a model"):
         export_huggingface(net_of(), tmp_path / "model")
+
+
+def test_command_line_there_and_back(tmp_path, capsys):
+    net, batch = net_of(), molecules()
+    save(net, tmp_path / "model.safetensors")
+    assert (
+        main(["model", "export", str(tmp_path / "model.safetensors"), str(tmp_path / "hf"), "--format", "huggingface"])
+        == 0
+    )
+    assert "in the format huggingface" in capsys.readouterr().out
+    assert main(["model", "import", str(tmp_path / "hf"), str(tmp_path / "again.safetensors"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["manifest"]["source"] == {"software": "transformers", "file": "hf"}
+    with torch.no_grad():
+        assert torch.equal(load(tmp_path / "again.safetensors").encode(batch), net.encode(batch))
+    assert main(["model", "import", str(tmp_path / "hf"), str(tmp_path / "x.safetensors"), "--head", "a"]) == 2
+    assert "holds one encoder" in capsys.readouterr().err
