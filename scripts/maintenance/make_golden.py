@@ -249,6 +249,7 @@ INPUTS = {
     "gine": networks,
     "gps": networks,
     "qhnet": molecules,
+    "shyre": hypergraphs,
     "sphnet": molecules,
 }
 """Family → what makes its inputs from the net and random numbers; `structures` where it is not listed."""

@@ -19,6 +19,9 @@ MOTIF_COLUMNS = (
 
 _KEPT, _BEST = 9, 10
 
+_DENSE_VALUES = 200_000_000
+"""Largest table of cliques by nodes that is written out."""
+
 
 def _overlaps(cliques: Hypergraph, edges: Ints) -> tuple[Ints, Ints, Ints, Ints, Ints]:
     """The five sums that all motifs follow from; see `edge_motifs`.
@@ -73,7 +76,8 @@ def _touching(cliques: Hypergraph, edges: Ints) -> Ints:
     dense = len(cliques) ** 2 < 4 * work
     step = max(1, 30_000_000 // max(len(cliques), 1)) if dense else max(1, 20_000_000 * len(cliques) // max(work, 1))
     transposed = incidence.T.tocsr()
-    floats = incidence.astype(np.float32).toarray() if dense and len(cliques) * cliques.num_nodes < 2e8 else None
+    fits = len(cliques) * cliques.num_nodes < _DENSE_VALUES
+    floats = incidence.astype(np.float32).toarray() if dense and fits else None
     dense = floats is not None
     for begin in range(0, len(cliques), step):
         part = incidence[begin : begin + step]
