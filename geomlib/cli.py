@@ -51,6 +51,7 @@ VERBS: dict[str, Verb] = {
     "md": Verb("md", "molecular dynamics", "Using a model"),
     "eos": Verb("eos", "equation of state and bulk modulus", "Using a model"),
     "phonons": Verb("phonons", "phonon bands and density of states", "Using a model"),
+    "orbitals": Verb("orbitals", "orbitals of a molecule from a predicted Kohn-Sham matrix", "Using a model"),
     "select": Verb("select", "structures of a pool that are worth a label", "Using a model"),
     "report": Verb("report", "one HTML page about a training run and its MD", "Using a model"),
     "model": Verb("model", "model files: info, import, verify", "Files"),

@@ -39,6 +39,8 @@ class SPHNet(Net):
     Args:
         elements: chemical symbols.
         basis: basis set of the matrix.
+        functional: what the matrices were made with, in PySCF's words (`"b3lyp5"`); makes that of the initial density
+            where the net is used.
         channels: of all features, a multiple of `heads`.
         bottleneck: channels that are expanded to blocks.
         l_max: degree of the features; by default 2·(largest degree of the basis), the least that reaches every block.
@@ -77,6 +79,7 @@ class SPHNet(Net):
         elements: list[str],
         *,
         basis: str = "def2-svp",
+        functional: str = "b3lyp5",
         channels: int = 128,
         bottleneck: int = 32,
         l_max: int | None = None,
@@ -118,6 +121,7 @@ class SPHNet(Net):
         self.config = {
             "elements": names,
             "basis": basis,
+            "functional": functional,
             "channels": channels,
             "bottleneck": bottleneck,
             "l_max": l_max,

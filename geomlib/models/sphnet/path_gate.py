@@ -22,8 +22,8 @@ class PathSchedule(nn.Module):
     the next `compete` steps: the paths whose ω reaches the quantile `sparsity` of all ω. Phase 3: those of the end of
     phase 2, for ever. In evaluation before phase 3 the paths are those that ω would choose.
 
-    Step and choice are buffers, so a run that is taken up again goes on in its phase; the random subsets follow from the
-    step, so all processes draw the same.
+    Step and choice are buffers, so a run that is taken up again goes on in its phase; the random subsets follow from
+    the step, so all processes draw the same.
 
     Args:
         count: number of paths n.

@@ -35,6 +35,8 @@ class QHNet(Net):
     Args:
         elements: chemical symbols.
         basis: basis set of the matrix.
+        functional: what the matrices were made with, in PySCF's words (`"b3lyp5"`); makes that of the initial density
+            where the net is used.
         channels: of all features.
         bottleneck: channels that are expanded to blocks.
         layers: of messages, more than three; each after the third makes features of atoms and pairs as well.
@@ -59,6 +61,7 @@ class QHNet(Net):
         elements: list[str],
         *,
         basis: str = "def2-svp",
+        functional: str = "b3lyp5",
         channels: int = 128,
         bottleneck: int = 32,
         layers: int = 5,
@@ -77,6 +80,7 @@ class QHNet(Net):
         self.config = {
             "elements": self.elements,
             "basis": basis,
+            "functional": functional,
             "channels": channels,
             "bottleneck": bottleneck,
             "layers": layers,

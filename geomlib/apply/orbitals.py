@@ -1,0 +1,230 @@
+"""Predicted Kohn-Sham matrices at work: orbitals, charges, dipole, a start for an SCF, energies without one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from geomlib.data.graph import GraphData
+from geomlib.errors import ConfigError, DataError, MissingExtra
+from geomlib.files.manifest import AnyNet
+from geomlib.files.modelfile import load
+from geomlib.nn.orbitals import generalised_eigenproblem
+from geomlib.units import conversion_factor
+
+__all__ = ["FockPredictor", "OrbitalReport", "initial_guess", "write_cubes"]
+
+HARTREE_EV = conversion_factor("Hartree", "eV")
+BOHR_ANGSTROM = conversion_factor("Bohr", "Å")
+
+
+@dataclass(frozen=True)
+class OrbitalReport:
+    """What follows from one matrix.
+
+    Args:
+        fock: the matrix [n, n, Hartree], in PySCF's order.
+        overlap: of the atomic orbitals [n, n].
+        energies: of the orbitals [n, Hartree].
+        coefficients: orbitals as columns [n, n].
+        occupied: number of doubly occupied orbitals.
+        charges: Mulliken charges of the atoms [atoms, e].
+        dipole: about the origin of the coordinates, for a neutral molecule about any [3, e·Å].
+    """
+
+    fock: NDArray[np.float64]
+    overlap: NDArray[np.float64]
+    energies: NDArray[np.float64]
+    coefficients: NDArray[np.float64]
+    occupied: int
+    charges: NDArray[np.float64]
+    dipole: NDArray[np.float64]
+
+    @property
+    def homo(self) -> float:
+        """Energy of the highest occupied orbital [Hartree]."""
+        return float(self.energies[self.occupied - 1])
+
+    @property
+    def lumo(self) -> float:
+        """Energy of the lowest empty orbital [Hartree]; NaN where the basis has none."""
+        return float(self.energies[self.occupied]) if self.occupied < len(self.energies) else float("nan")
+
+    @property
+    def density(self) -> NDArray[np.float64]:
+        """Density matrix 2 C Cᵀ of the occupied orbitals."""
+        occupied = self.coefficients[:, : self.occupied]
+        return 2.0 * occupied @ occupied.T
+
+    def density_of_states(
+        self, width: float = 0.5, points: int = 400
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Levels as Gaussians, from 5 eV below the lowest valence level to 5 eV above the LUMO.
+
+        Args:
+            width: standard deviation [eV].
+            points: of the axis.
+
+        Returns: energies [eV] and states per eV, both spins.
+        """
+        levels = HARTREE_EV * self.energies
+        valence = levels[(levels > -40.0) & (np.arange(len(levels)) <= self.occupied)]
+        axis = np.linspace(valence.min() - 5.0, valence.max() + 5.0, points)
+        bells = np.exp(-0.5 * ((axis[:, None] - levels) / width) ** 2) / (width * np.sqrt(2 * np.pi))
+        return axis, 2.0 * bells.sum(1)
+
+
+class FockPredictor:
+    """A net that predicts Kohn-Sham matrices, with the integrals that it needs from PySCF.
+
+    Args:
+        model: model file, or a net.
+        device: e.g. `"cuda"`.
+        dtype: precision of the net.
+
+    Raises:
+        ConfigError: the model predicts something else.
+        MissingExtra: PySCF is not installed.
+    """
+
+    def __init__(
+        self, model: str | Path | AnyNet, device: str | None = None, dtype: str | torch.dtype | None = None
+    ) -> None:
+        net = load(model, device=device, dtype=dtype) if isinstance(model, str | Path) else model.eval()
+        if tuple(net.outputs) != ("hamiltonian",):
+            raise ConfigError(f"the model predicts {', '.join(net.outputs)}, not 'hamiltonian'")
+        _pyscf()
+        self.net = net
+        self.device = next(net.parameters()).device
+        config: Any = net.config
+        self.basis, self.functional, self.delta = config["basis"], config["functional"], config["delta"]
+
+    def molecule(self, atoms: Atoms) -> Any:
+        """PySCF's molecule of some atoms, with the basis set of the model; charge from `atoms.info["charge"]`.
+
+        Raises:
+            DataError: an open shell, a periodic structure, or atoms that coincide.
+        """
+        if atoms.pbc.any():
+            raise DataError("the structure is periodic; orbitals are those of a molecule")
+        charge = int(atoms.info.get("charge", 0))
+        electrons = int(atoms.numbers.sum()) - charge
+        if electrons % 2 or electrons < 2 or int(atoms.info.get("spin", 1)) != 1:
+            raise DataError(
+                f"{atoms.get_chemical_formula()} with charge {charge} has {electrons} electrons; the models know "
+                "closed shells only"
+            )
+        if len(atoms) > 1:
+            distances = atoms.get_all_distances() + 10.0 * np.eye(len(atoms))
+            if distances.min() < 0.1:
+                i, j = sorted(np.unravel_index(distances.argmin(), distances.shape))
+                raise DataError(f"atoms {i} and {j} are {distances.min():.3f} Å apart")
+        gto = _pyscf()
+        rows = list(zip(atoms.get_chemical_symbols(), atoms.positions.tolist(), strict=True))
+        return gto.M(atom=rows, basis=self.basis, charge=charge, unit="Angstrom", verbose=0)
+
+    def fock(self, molecule: Any) -> Float[NDArray[np.float64], "n n"]:
+        """The predicted matrix [Hartree] of PySCF's molecule.
+
+        Raises:
+            ConfigError: the molecule has another basis set than the model.
+        """
+        _check_basis(molecule, self.basis)
+        graph = GraphData(
+            pos=torch.from_numpy(molecule.atom_coords(unit="Angstrom")),
+            atomic_number=torch.from_numpy(molecule.atom_charges().astype(np.int64)),
+        )
+        if self.delta:
+            graph.initial_hamiltonian = torch.from_numpy(self.initial_fock(molecule).reshape(-1))
+        graph = self.net.spec.build(graph)
+        with torch.no_grad():
+            entries = self.net(graph.to(self.device))["hamiltonian"].cpu()
+        size = molecule.nao_nr()
+        found: NDArray[np.float64] = entries.view(size, size).numpy()
+        return found
+
+    def initial_fock(self, molecule: Any) -> Float[NDArray[np.float64], "n n"]:
+        """Matrix of the superposition of atomic densities (`minao`), with the functional of the model."""
+        field = mean_field(molecule, self.functional)
+        fock: NDArray[np.float64] = np.asarray(field.get_fock(dm=field.get_init_guess(key="minao")))
+        return fock
+
+    def report(self, molecule: Any) -> OrbitalReport:
+        """Orbitals and what follows from them, of PySCF's molecule."""
+        fock, overlap = self.fock(molecule), molecule.intor_symmetric("int1e_ovlp")
+        orbitals = generalised_eigenproblem(torch.from_numpy(fock), torch.from_numpy(overlap))
+        occupied = molecule.nelectron // 2
+        coefficients = orbitals.coefficients.numpy()
+        density = 2.0 * coefficients[:, :occupied] @ coefficients[:, :occupied].T
+        return OrbitalReport(
+            fock, overlap, orbitals.energies.numpy(), coefficients, occupied, *_charges(molecule, density, overlap)
+        )
+
+    def total_energy(self, molecule: Any) -> float:
+        """Energy [Hartree] of the density of the predicted orbitals: one evaluation, no iteration."""
+        return float(mean_field(molecule, self.functional).energy_tot(dm=self.report(molecule).density))
+
+
+def initial_guess(model: str | Path | FockPredictor, molecule: Any) -> Float[NDArray[np.float64], "n n"]:
+    """Density matrix to start an SCF from: `mf.kernel(dm0=initial_guess(model, mf.mol))`.
+
+    Args:
+        model: model file or predictor.
+        molecule: PySCF's molecule, of a closed shell, with the basis set of the model.
+    """
+    predictor = model if isinstance(model, FockPredictor) else FockPredictor(model)
+    return predictor.report(molecule).density
+
+
+def mean_field(molecule: Any, functional: str) -> Any:
+    """Restricted Kohn-Sham calculation with a grid of level 3."""
+    _pyscf()
+    from pyscf import dft
+
+    field = dft.RKS(molecule)
+    field.xc, field.grids.level, field.verbose = functional, 3, 0
+    return field
+
+
+def write_cubes(molecule: Any, report: OrbitalReport, begin: str, points: int = 60) -> list[Path]:
+    """Write HOMO and LUMO as cube files `<begin>-homo.cube` and `<begin>-lumo.cube`; returns their paths."""
+    from pyscf.tools import cubegen
+
+    files = []
+    for name, number in (("homo", report.occupied - 1), ("lumo", report.occupied)):
+        if number < len(report.energies):
+            files.append(Path(f"{begin}-{name}.cube"))
+            cubegen.orbital(molecule, str(files[-1]), report.coefficients[:, number], nx=points, ny=points, nz=points)
+    return files
+
+
+def _charges(
+    molecule: Any, density: NDArray[np.float64], overlap: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mulliken charges [e] and dipole [e·Å]."""
+    population = np.einsum("ij,ji->i", density, overlap)
+    charges = molecule.atom_charges().astype(np.float64)
+    for atom, (_, _, begin, end) in enumerate(molecule.aoslice_by_atom()):
+        charges[atom] -= population[begin:end].sum()
+    positions = molecule.atom_coords(unit="Bohr")
+    electronic = np.einsum("xij,ji->x", molecule.intor_symmetric("int1e_r", comp=3), density)
+    dipole = molecule.atom_charges() @ positions - electronic
+    return charges, BOHR_ANGSTROM * dipole
+
+
+def _check_basis(molecule: Any, basis: str) -> None:
+    if not isinstance(molecule.basis, str) or molecule.basis.lower().replace("-", "") != basis.lower().replace("-", ""):
+        raise ConfigError(f"the molecule has the basis set {molecule.basis}, the model knows '{basis}'")
+
+
+def _pyscf() -> Any:
+    try:
+        from pyscf import gto
+    except ImportError:
+        raise MissingExtra("pyscf", "dft", "integrals over atomic orbitals") from None
+    return gto
