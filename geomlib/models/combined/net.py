@@ -78,6 +78,7 @@ class CombinedNet(PropertyNet):
         nets = {name: _member(name, row, targets) for name, row in members.items()}
         self.members = nn.ModuleDict(nets)
         widths = [member.embedding_width for member in nets.values()]
+        self.started: set[str] = set()
         self.norms = nn.ModuleDict(
             {
                 name: nn.LayerNorm(width) if normalize else nn.Identity()
@@ -118,8 +119,9 @@ class CombinedNet(PropertyNet):
         """
         kept = graphs if isinstance(graphs, Store) else list(graphs)  # they are read several times
         super().fit_statistics(kept)
-        for _, member in self._nets():
-            member.fit_statistics(kept)
+        for name, member in self._nets():
+            if name not in self.started:  # what it learned goes with the statistics that it learned with
+                member.fit_statistics(kept)
         columns = self.spec.find(Descriptors)
         if self.descriptor_normalizer is not None and columns is not None:
             self.descriptor_normalizer.fit(columns.rows(kept))
@@ -128,32 +130,27 @@ class CombinedNet(PropertyNet):
         """Start members from nets that were trained before: all of them but what belongs to their own head.
 
         Args:
-            nets: name of a member → a net of its family and size; its targets may be others.
+            nets: name of a member → a net that holds its tensors by the same names: of the same family and size, with
+                other targets perhaps, or the one that its family is pretrained as (`mist` of `mist-property`).
 
         Raises:
-            ConfigError: no such member, or another family.
-            DataError: tensors of other shapes, or that one side lacks.
+            ConfigError: there is no such member.
+            DataError: the net lacks tensors of the member, or has them in other shapes.
         """
+        members = dict(self._nets())
         for name, net in nets.items():
-            if name not in self.members:
-                raise ConfigError(f"there is no member '{name}'; the net has {', '.join(self.members) or 'none'}")
-            member = dict(self._nets())[name]
-            if net.family != member.family:
-                raise ConfigError(
-                    f"member '{name}' is of the family '{member.family}', the given net is '{net.family}'"
-                )
-            own, theirs = _embedding_state(member), _embedding_state(net)
-            odd = [
-                key
-                for key in {*own, *theirs}
-                if key not in own or key not in theirs or own[key].shape != theirs[key].shape
-            ]
+            if name not in members:
+                raise ConfigError(f"there is no member '{name}'; the net has {', '.join(members) or 'none'}")
+            own, theirs = _embedding_state(members[name]), net.state_dict()
+            odd = [key for key, value in own.items() if key not in theirs or theirs[key].shape != value.shape]
             if odd:
                 raise DataError(
-                    f"member '{name}' can't start from that net: {len(odd)} tensors are missing or of another shape, "
-                    f"e.g. '{sorted(odd)[0]}'; give the member the net's arguments: {net.config}"
+                    f"member '{name}' ({members[name].family}) can't start from that net ({net.family}): "
+                    f"{len(odd)} tensors are missing or of another shape, e.g. '{odd[0]}'; give the member the "
+                    f"arguments of that net: {net.config}"
                 )
-            member.load_state_dict(theirs, strict=False)
+            members[name].load_state_dict({key: theirs[key] for key in own}, strict=False)
+            self.started.add(name)
 
 
 def _member(name: str, row: Mapping[str, Any], targets: list[str | dict[str, Any]]) -> PropertyNet:

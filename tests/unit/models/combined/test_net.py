@@ -90,11 +90,22 @@ def test_members_start_from_nets_that_were_trained_alone():
     torch.testing.assert_close(net.members["wide"].embed(graph), before)
 
 
+def test_a_member_that_was_started_keeps_its_statistics():
+    members = {"graph": {**GRAPH, "descriptors": ["HeavyAtomCount"]}}
+    alone = DMPNN(["x"], hidden=8, descriptors=["HeavyAtomCount"])
+    alone.descriptor_normalizer.mean.fill_(77.0)
+    net = CombinedNet(["a", "b"], members)
+    net.take_members({"graph": alone})
+    net.fit_statistics([from_smiles("CC", target=torch.tensor([[1.0, 2.0]]))])
+    assert net.members["graph"].descriptor_normalizer.mean.tolist() == [77.0]
+    assert fresh(members).members["graph"].descriptor_normalizer.mean.item() < 20
+
+
 def test_what_can_be_no_start():
     net = fresh()
     with pytest.raises(ConfigError, match="no member 'text'; the net has graph, wide"):
         net.take_members({"text": DMPNN(["a"])})
-    with pytest.raises(ConfigError, match="of the family 'dmpnn', the given net is 'combined'"):
+    with pytest.raises(DataError, match=r"\(dmpnn\) can't start from that net \(combined\)"):
         net.take_members({"graph": fresh()})
     with pytest.raises(DataError, match="of another shape"):
         net.take_members({"graph": DMPNN(["a"], hidden=9)})
