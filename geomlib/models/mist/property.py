@@ -130,3 +130,8 @@ class MISTProperty(PropertyNet):
         components = batch.count("component")
         hidden = self.encoder(batch.token_id, batch.token_component, components)
         return mix(POOLS[self.pool](hidden, batch.token_component, components), batch)
+
+    def thaw_stages(self) -> list[list[str]]:
+        """The head, the embedding, then the blocks from the last to the first."""
+        blocks = [f"encoder.blocks.{layer}" for layer in reversed(range(len(self.encoder.blocks)))]
+        return [["head"], ["encoder.embedding"], ["encoder.norm", blocks[0]], *([name] for name in blocks[1:])]

@@ -69,3 +69,11 @@ def test_config_round_trip():
     assert torch.equal(again(batch_of())["target"], net(batch_of())["target"])
     with pytest.raises(ConfigError, match="pool 'last'"):
         net_of(pool="last")
+
+
+def test_every_parameter_is_thawed_once():
+    net = net_of()
+    stages = net.thaw_stages()
+    assert stages[0] == ["head"] and stages[2] == ["encoder.norm", "encoder.blocks.1"] and len(stages) == 4
+    for name, _ in net.named_parameters():
+        assert sum(name.startswith(part + ".") for stage in stages for part in stage) == 1, name
