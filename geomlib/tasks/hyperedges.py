@@ -16,7 +16,7 @@ from geomlib.data.hypergraph_metrics import agreement
 from geomlib.data.hypergraphs import Hypergraph
 from geomlib.errors import ConfigError, DataError
 from geomlib.files.manifest import AnyNet, bare_net
-from geomlib.models.shyre.net import CANDIDATE_FIELDS, MAXIMAL, NESTED, SHyRe, candidate_sets, jaccard_threshold
+from geomlib.models.shyre.net import CANDIDATE_FIELDS, MAXIMAL, NESTED, SHyRe, candidate_sets, jaccard_threshold, platt
 from geomlib.tasks.base import Task
 from geomlib.tasks.schedule import Schedule
 from geomlib.tasks.terms import Term
@@ -31,9 +31,9 @@ class HyperedgeTask(Task):
 
     A batch is a graph (or several); a step takes at most `batch_candidates` of its candidates for each head. With
     more than one member, member m leaves out the candidates of fold m modulo `folds`, so that every candidate gets a
-    probability from members that never saw it. Validating on the training graphs uses those, and sets the net's
-    threshold to J / (1 + J) with J their best Jaccard index; validating on other graphs uses all members and leaves
-    the threshold. For one source graph give it as training and as validation set.
+    probability from members that never saw it. Validating on the training graphs uses those, calibrates the heads on
+    them, and sets the net's threshold to J / (1 + J) with J their best Jaccard index; validating on other graphs uses
+    all members and leaves both. For one source graph give it as training and as validation set.
 
     Args:
         net: a `SHyRe`.
@@ -73,8 +73,8 @@ class HyperedgeTask(Task):
         self.batch_candidates, self.folds, self.rule, self.seed = batch_candidates, folds, rule, seed
         self._prepared: dict[str, dict[str, Tensor]] = {}
         self._training: set[str] = set()
-        self._seen: dict[str, list[tuple[float, np.ndarray, Hypergraph, Hypergraph]]] = {}
-        self._out_of_fold: list[tuple[np.ndarray, np.ndarray, int]] = []
+        self._seen: dict[str, list[tuple[float, Tensor, Tensor, Hypergraph, Hypergraph]]] = {}
+        self._out_of_fold: list[tuple[Tensor, Tensor, Tensor, int]] = []
 
     def setup(self, stage: str) -> None:
         """Check that the graphs carry hyperedges.
@@ -164,19 +164,20 @@ class HyperedgeTask(Task):
         values = self._fill(batch, key)
         own = stage == "val" and self.folds > 1 and self._was_trained_on(key)
         unseen = self._held_out(values["fold"]) if own else None
-        chance = (
-            self.shyre.probability(values["candidate_features"], values["candidate_maximal"], unseen).cpu().double()
-        )
+        maximal = values["candidate_maximal"]
+        raw = self.shyre.probability(values["candidate_features"], maximal, unseen)
+        chance = raw.cpu().double()
         label, sets = values["label"].cpu(), candidate_sets(values["candidate_index"], len(chance), batch.num_nodes)
         true = Hypergraph.from_data(batch.cpu())
         safe = chance.clamp(1e-4, 1 - 1e-4)
         loss = float(torch.nn.functional.binary_cross_entropy(safe, label.double(), reduction="sum"))
         if own:
-            self._out_of_fold.append((chance.numpy(), label.numpy(), len(true)))
-        self._seen.setdefault(stage, []).append((loss, chance.numpy(), true, sets))
+            self._out_of_fold.append((chance, maximal.cpu(), label, len(true)))
+        self._seen.setdefault(stage, []).append((loss, chance, maximal.cpu(), true, sets))
+        chance = self.shyre.calibrated(raw, maximal)
         return {
             "candidate_index": values["candidate_index"],
-            "candidate_maximal": values["candidate_maximal"],
+            "candidate_maximal": maximal,
             "candidate_probability": chance,
             "candidate_logit": torch.logit(chance, eps=1e-6),
         }
@@ -218,8 +219,22 @@ class HyperedgeTask(Task):
     def on_validation_epoch_end(self) -> None:
         """Set the threshold, log the agreement."""
         if self._out_of_fold and self.rule == "expected":
-            self.shyre.threshold.fill_(jaccard_threshold(best_jaccard(self._out_of_fold)))
+            self._calibrate()
         super().on_validation_epoch_end()
+
+    def _calibrate(self) -> None:
+        """Fit calibration and threshold to the answers of members about candidates that they did not see."""
+        chance = torch.cat([row[0] for row in self._out_of_fold])
+        maximal = torch.cat([row[1] for row in self._out_of_fold])
+        label = torch.cat([row[2] for row in self._out_of_fold])
+        for head in (MAXIMAL, NESTED):
+            own = maximal == (head == MAXIMAL)
+            if float(self.shyre.constant[head]) == 0.5:
+                fitted = platt(chance[own].numpy(), label[own].numpy())
+                self.shyre.calibration[head] = torch.tensor(fitted, dtype=torch.float64)
+        total = sum(row[3] for row in self._out_of_fold)
+        best = best_jaccard(self.shyre.calibrated(chance, maximal).numpy(), label.numpy(), total)
+        self.shyre.threshold.fill_(jaccard_threshold(best))
 
     def epoch_metrics(self, stage: str, *, local: bool = False) -> dict[str, float]:
         """Cross-entropy a candidate, and the mean over graphs of Jaccard, precision, recall, F1 and the rest."""
@@ -228,7 +243,10 @@ class HyperedgeTask(Task):
             return {}
         metrics = {f"{stage}/loss": sum(row[0] for row in rows) / max(sum(len(row[1]) for row in rows), 1)}
         threshold = float(self.shyre.threshold)
-        scores = [agreement(true, sets.take(chance > threshold), sets) for _, chance, true, sets in rows]
+        scores = []
+        for _, chance, maximal, true, sets in rows:
+            chosen = self.shyre.calibrated(chance, maximal).numpy() > threshold
+            scores.append(agreement(true, sets.take(chosen), sets))
         for name in _REPORTED:
             metrics[f"{stage}/{name}"] = float(np.mean([getattr(score, name) for score in scores]))
         if stage == "val":
@@ -254,16 +272,15 @@ class HyperedgeTask(Task):
         return {}
 
 
-def best_jaccard(rows: list[tuple[np.ndarray, np.ndarray, int]]) -> float:
-    """The largest Jaccard index that a threshold on the probabilities gives, over all graphs together.
+def best_jaccard(chance: np.ndarray, label: np.ndarray, hyperedges: int) -> float:
+    """The largest Jaccard index that a threshold on the probabilities gives.
 
     Args:
-        rows: probability and label of the candidates, and number of hyperedges, of each graph.
+        chance: of each candidate.
+        label: whether it is a hyperedge.
+        hyperedges: how many there are, among the candidates or not.
     """
-    chance = np.concatenate([row[0] for row in rows])
-    label = np.concatenate([row[1] for row in rows])
-    total = sum(row[2] for row in rows)
     order = np.argsort(-chance, kind="stable")
     found = np.cumsum(label[order])
-    scores = found / (total + np.arange(1, len(order) + 1) - found)
+    scores = found / (hyperedges + np.arange(1, len(order) + 1) - found)
     return float(scores.max(initial=0.0))

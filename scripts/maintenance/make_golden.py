@@ -177,6 +177,7 @@ def randomise(net: torch.nn.Module, generator: torch.Generator) -> None:
             net.cells[:4] = torch.tensor([[3, 2, 1.0], [4, 3, 1.0], [4, 2, 1.0], [5, 2, 0.5]])
             net.columns.copy_(torch.arange(len(net.columns)))
             net.constant.fill_(0.5)
+            net.calibration.copy_(torch.tensor([[0.8, 0.1], [1.2, -0.3]]))
             net.threshold.fill_(0.4)
             net.source_recall.fill_(0.9)
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from geomlib.data.graph import GraphData
@@ -47,8 +48,8 @@ class SHyRe(Net):
     Candidates are all maximal cliques, the subsets that the sampler draws from them, and, if wanted, the cliques of
     some greedy covers. Each gets features that only need the graph, standardised over the candidates of its own graph,
     and a probability from one of two heads, for maximal cliques and for proper subsets. A head is an ensemble of
-    perceptrons, each with a linear path beside its hidden layers, whose probabilities are averaged; it answers 0 or 1
-    where all its training candidates had one label. A candidate counts as a hyperedge above `threshold`.
+    perceptrons, each with a linear path beside its hidden layers, whose mean probability is calibrated; it answers 0
+    or 1 where all its training candidates had one label. A candidate counts as a hyperedge above `threshold`.
 
     Choosing all candidates with p > J / (1 + J) maximises the expected Jaccard index J of the choice; the task sets
     the threshold to that of the J it sees on candidates that a member was not trained on. `SHyRe.published` gives the
@@ -80,13 +81,14 @@ class SHyRe(Net):
     """
 
     family = "shyre"
-    float64_buffers = ("cells", "constant", "threshold", "source_recall")
+    float64_buffers = ("cells", "constant", "calibration", "threshold", "source_recall")
     inputs = ("node_id", "edge_index")
     outputs = ("candidate_index", "candidate_maximal", "candidate_logit", "candidate_probability")
 
     cells: Tensor
     columns: Tensor
     constant: Tensor
+    calibration: Tensor
     threshold: Tensor
     source_recall: Tensor
 
@@ -147,6 +149,7 @@ class SHyRe(Net):
         self.register_buffer("cells", torch.zeros(max_cells, 3, dtype=torch.float64))
         self.register_buffer("columns", torch.arange(used))
         self.register_buffer("constant", torch.full((2,), 0.5, dtype=torch.float64))
+        self.register_buffer("calibration", torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=torch.float64))
         self.register_buffer("threshold", torch.tensor(0.5, dtype=torch.float64))
         self.register_buffer("source_recall", torch.tensor(1.0, dtype=torch.float64))
 
@@ -277,7 +280,7 @@ class SHyRe(Net):
         unseen: Bool[Tensor, "members candidates"] | None = None,
         chunk: int = 50_000,
     ) -> Float[Tensor, " candidates"]:
-        """Mean probability of the members.
+        """Mean probability of the members, not calibrated yet; 0 or 1 of a head with but one answer.
 
         Args:
             features: as `prepare` makes them.
@@ -299,6 +302,14 @@ class SHyRe(Net):
                     found[where] = (answers * counts).sum(0) / counts.sum(0).clamp_min(1)
         return found
 
+    def calibrated(
+        self, chance: Float[Tensor, " candidates"], maximal: Bool[Tensor, " candidates"]
+    ) -> Float[Tensor, " candidates"]:
+        """σ(a · logit p + b) with a and b of the head that answers; 0 and 1 stay."""
+        scale, shift = self.calibration.to(chance)[torch.where(maximal, MAXIMAL, NESTED)].T
+        found = torch.sigmoid(scale * torch.logit(chance, eps=1e-6) + shift)
+        return torch.where((chance > 0) & (chance < 1), found, chance)
+
     def forward(self, batch: GraphData) -> dict[str, Tensor]:
         """See the class."""
         self.spec.check(batch)
@@ -307,6 +318,7 @@ class SHyRe(Net):
         )
         maximal = values["candidate_maximal"]
         chance = self.probability(values["candidate_features"].to(self.weights[0].device), maximal)
+        chance = self.calibrated(chance, maximal)
         return {
             "candidate_index": values["candidate_index"],
             "candidate_maximal": maximal,
@@ -333,3 +345,27 @@ def candidate_sets(index: Int[Tensor, "2 members"], candidates: int, num_nodes: 
 def jaccard_threshold(jaccard: float) -> float:
     """Probability above which a candidate raises the expected Jaccard index J of a choice: J / (1 + J)."""
     return jaccard / (1.0 + jaccard) if math.isfinite(jaccard) else 0.5
+
+
+def platt(chance: Floats, label: NDArray[np.bool_], ridge: float = 1.0, steps: int = 30) -> tuple[float, float]:
+    """Scale a and shift b for which σ(a · logit p + b) has the lowest cross-entropy, held near 1 and 0 by a ridge.
+
+    Args:
+        chance: p of candidates that were not trained on.
+        label: whether they are hyperedges.
+        ridge: weight of ((a − 1)² + b²) / 2.
+        steps: of Newton's method.
+    """
+    clipped = np.clip(chance, 1e-6, 1 - 1e-6)
+    x = np.stack([np.log(clipped / (1 - clipped)), np.ones(len(clipped))], axis=1)
+    start = np.array([1.0, 0.0])
+    found = start.copy()
+    for _ in range(steps):
+        p = 1.0 / (1.0 + np.exp(-np.clip(x @ found, -30, 30)))
+        slope = x.T @ (p - label) + ridge * (found - start)
+        curvature = (x * (p * (1 - p))[:, None]).T @ x + ridge * np.eye(2)
+        change = np.linalg.solve(curvature, slope)
+        found -= np.clip(change, -1.0, 1.0)
+        if np.abs(change).max() < 1e-10:
+            break
+    return float(found[0]), float(found[1])

@@ -125,6 +125,5 @@ def test_what_is_refused():
 
 
 def test_best_jaccard_by_hand():
-    rows = [(np.array([0.9, 0.2, 0.6]), np.array([True, False, True]), 4)]
-    assert best_jaccard(rows) == pytest.approx(2 / 4)
-    assert best_jaccard([(np.zeros(0), np.zeros(0, dtype=bool), 3)]) == 0.0
+    assert best_jaccard(np.array([0.9, 0.2, 0.6]), np.array([True, False, True]), 4) == pytest.approx(2 / 4)
+    assert best_jaccard(np.zeros(0), np.zeros(0, dtype=bool), 3) == 0.0

@@ -18,7 +18,7 @@ from geomlib.errors import ConfigError, DataError
 from geomlib.graphs.cliques import maximal_cliques
 from geomlib.graphs.covers import clique_cover, cover_frequency
 from geomlib.models.shyre.motifs import motif_features
-from geomlib.models.shyre.net import FEATURE_SETS, SHyRe, candidate_sets, jaccard_threshold
+from geomlib.models.shyre.net import FEATURE_SETS, SHyRe, candidate_sets, jaccard_threshold, platt
 from geomlib.models.shyre.sampler import CliqueSampler, RhoTable
 from geomlib.models.shyre.statistics import standardised
 from geomlib.models.shyre.structure import STRUCTURE_COLUMNS, structure_features
@@ -228,6 +228,20 @@ def test_threshold_and_standardisation():
     assert jaccard_threshold(0.5) == pytest.approx(1 / 3)
     values = standardised(np.array([[1.0, 5.0], [3.0, 5.0]]))
     np.testing.assert_allclose(values, [[-1, 0], [1, 0]], atol=1e-7)
+
+
+def test_calibration_finds_scale_and_shift():
+    rng = np.random.default_rng(0)
+    logit = rng.normal(-1, 2, 20_000)
+    label = rng.random(len(logit)) < 1 / (1 + np.exp(-(0.5 * logit + 0.7)))
+    scale, shift = platt(1 / (1 + np.exp(-logit)), label)
+    assert (scale, shift) == pytest.approx((0.5, 0.7), abs=0.05)
+    assert platt(np.array([0.5]), np.array([True]), ridge=1e9) == pytest.approx((1.0, 0.0), abs=1e-6)
+    net = trained("count")
+    net.calibration[1] = torch.tensor([0.5, 0.7])
+    found = net.calibrated(torch.tensor([0.3, 0.3, 1.0, 0.0]), torch.tensor([True, False, False, False]))
+    wanted = 1 / (1 + np.exp(-(0.5 * np.log(0.3 / 0.7) + 0.7)))
+    assert found.tolist() == pytest.approx([0.3, wanted, 1.0, 0.0], abs=1e-6)
 
 
 _SCRIPT = """
