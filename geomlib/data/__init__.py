@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from geomlib.data.stores import MemoryStore as MemoryStore
     from geomlib.data.stores import Store as Store
     from geomlib.data.stores import SubsetStore as SubsetStore
+    from geomlib.data.table_splits import CheckedSplit as CheckedSplit
+    from geomlib.data.table_splits import ColumnSplit as ColumnSplit
+    from geomlib.data.table_splits import ScaffoldSplit as ScaffoldSplit
+    from geomlib.data.table_splits import TimeSplit as TimeSplit
     from geomlib.data.tables import TableStore as TableStore
     from geomlib.data.undirected import UndirectedGraph as UndirectedGraph
     from geomlib.data.undirected import read_graph as read_graph
@@ -41,6 +45,8 @@ _LAZY = {
     "Card": "cards",
     "CardSplit": "cards",
     "CardStore": "cards",
+    "CheckedSplit": "table_splits",
+    "ColumnSplit": "table_splits",
     "ConcatStore": "stores",
     "DeepmdStore": "deepmd",
     "ExtxyzStore": "extxyz",
@@ -56,9 +62,11 @@ _LAZY = {
     "MultiDataModule": "multi",
     "RandomSplit": "splits",
     "RangeSplit": "splits",
+    "ScaffoldSplit": "table_splits",
     "Store": "stores",
     "SubsetStore": "stores",
     "TableStore": "tables",
+    "TimeSplit": "table_splits",
     "UndirectedGraph": "undirected",
     "collate": "graph",
     "find_card": "cards",
@@ -75,6 +83,8 @@ __all__ = [
     "Card",
     "CardSplit",
     "CardStore",
+    "CheckedSplit",
+    "ColumnSplit",
     "ConcatStore",
     "DeepmdStore",
     "ExtxyzStore",
@@ -89,9 +99,11 @@ __all__ = [
     "MultiDataModule",
     "RandomSplit",
     "RangeSplit",
+    "ScaffoldSplit",
     "Store",
     "SubsetStore",
     "TableStore",
+    "TimeSplit",
     "UndirectedGraph",
     "collate",
     "find_card",

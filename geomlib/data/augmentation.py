@@ -1,4 +1,4 @@
-"""Random rotations of whole batches; the field table says how each field transforms."""
+"""Random rotations of whole batches, as the field table says for each field, and random writings of SMILES."""
 
 import numpy as np
 import torch
@@ -7,9 +7,10 @@ from torch import Tensor
 
 from geomlib.data.fields import FIELDS, Field
 from geomlib.data.graph import GraphData
+from geomlib.data.molecules import from_smiles, parse_molecule, random_smiles, to_smiles
 from geomlib.errors import DataError
 
-__all__ = ["random_rotations", "rotate", "rotate_field"]
+__all__ = ["random_rotations", "random_writing", "rotate", "rotate_field"]
 
 
 def random_rotations(samples: Tensor, seed: int, epoch: int) -> Float[Tensor, "graphs 3 3"]:
@@ -60,3 +61,24 @@ def rotate(batch: GraphData, seed: int, epoch: int) -> None:
             batch[name] = rotate_field(row, batch[name], per_level[row.level])
         elif row.kind not in ("scalar", "pseudoscalar", "mask", "category") and not row.is_index:
             raise DataError(f"field '{name}' at level '{row.level}' can't be rotated: train without augmentation")
+
+
+def random_writing(graph: GraphData, seed: int, epoch: int, sample: int, *, kekule: bool = False) -> GraphData:
+    """The same graph with every SMILES written in another way, a function of `(seed, epoch, sample)` alone.
+
+    Args:
+        graph: of text; what it holds besides stays.
+        seed: of the run.
+        epoch: of the run.
+        sample: the graph's number in its store.
+        kekule: write single and double bonds instead of aromatic ones.
+
+    Raises:
+        DataError: a SMILES that is no molecule.
+    """
+    state = np.random.SeedSequence((seed, epoch, sample)).generate_state(1, np.uint64)
+    generator = torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+    written = from_smiles([random_smiles(parse_molecule(text), generator, kekule=kekule) for text in to_smiles(graph)])
+    out = graph.clone()
+    out.smiles, out.character_component = written.smiles, written.character_component
+    return out

@@ -1,14 +1,14 @@
 """From positions to batches: the data set that workers run, and a loader that can be taken up in mid-epoch."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from geomlib.data.augmentation import rotate
+from geomlib.data.augmentation import random_writing, rotate
 from geomlib.data.graph import GraphData, collate
 from geomlib.data.samplers import EpochBatches
 from geomlib.data.stores import Store
@@ -33,6 +33,15 @@ class Structure(Protocol):
         """Add what is built for a whole batch."""
         ...
 
+    @property
+    def smiles_form(self) -> str:
+        """How SMILES are written before structure is built of them: `as-is`, `canonical` or `kekule`."""
+        ...
+
+    def as_written(self) -> Self:
+        """The same for SMILES that are written already."""
+        ...
+
 
 class Request(NamedTuple):
     """One batch to make.
@@ -55,7 +64,8 @@ class PreparedGraphs(Dataset[GraphData]):
         spec: structure to build.
         remember: keep prepared graphs in memory (of each worker).
         prepared: the store holds what `spec.prepare` makes.
-        rotate_seed: rotate every graph at random, drawn from this seed, the epoch and the sample; None does not.
+        rotate_seed: rotate every graph at random, or write its SMILES at random where it is text, drawn from this seed,
+            the epoch and the sample; None does not.
     """
 
     def __init__(
@@ -69,16 +79,21 @@ class PreparedGraphs(Dataset[GraphData]):
         rotate_seed: int | None = None,
     ) -> None:
         self.store, self.indices, self.spec = store, indices, spec
+        self.rewritten = rotate_seed is not None and "smiles" in store.fields
+        if self.rewritten:
+            self._kekule, self.spec, remember = spec.smiles_form == "kekule", spec.as_written(), False
         self.prepared, self.rotate_seed = prepared, rotate_seed
         self._memory: dict[int, GraphData] | None = {} if remember and not prepared else None
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def _graph(self, sample: int) -> GraphData:
+    def _graph(self, sample: int, epoch: int) -> GraphData:
         if self._memory is not None and sample in self._memory:
             return self._memory[sample]
         graph = self.store[sample]
+        if self.rewritten and self.rotate_seed is not None:
+            graph = random_writing(graph, self.rotate_seed, epoch, sample, kekule=self._kekule)
         if not self.prepared:
             self.spec.prepare(graph)
         graph.sample_id = torch.tensor([sample])
@@ -94,8 +109,8 @@ class PreparedGraphs(Dataset[GraphData]):
             batch.__dict__["_slice_dict"]["sample_id"] = torch.arange(len(samples) + 1)
             batch.__dict__["_inc_dict"]["sample_id"] = torch.zeros(len(samples), dtype=torch.int64)
         else:
-            batch = collate([self._graph(sample) for sample in samples.tolist()])
-        if self.rotate_seed is not None:
+            batch = collate([self._graph(sample, request.epoch) for sample in samples.tolist()])
+        if self.rotate_seed is not None and not self.rewritten:
             rotate(batch, self.rotate_seed, request.epoch)
         return self.spec.complete(batch)
 

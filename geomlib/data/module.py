@@ -16,6 +16,7 @@ from geomlib.data.loader import GraphLoader, PreparedGraphs, Structure
 from geomlib.data.samplers import BudgetBatches, EpochBatches, EvaluationBatches, FixedBatches
 from geomlib.data.splits import Split
 from geomlib.data.stores import Store, SubsetStore, common_fields
+from geomlib.data.tables import TableStore
 from geomlib.errors import ConfigError, DataError
 
 __all__ = ["GraphDataModule"]
@@ -37,15 +38,16 @@ class GraphDataModule(LightningDataModule):
         store: graphs; those of the split's parts, or all for training if there is no split.
         split: which of them are for training, validation and testing.
         batch_size: graphs of a batch of one process; not used for training if `max_atoms` is given.
-        max_atoms: atoms of a batch of one process.
+        max_atoms: atoms of a batch of one process; characters where graphs are SMILES.
         val_store: validation graphs that stand in a store of their own.
         test_store: test graphs that stand in a store of their own.
         eval_batch_size: graphs of a batch in evaluation; `batch_size` by default. `max_atoms` holds there too.
         num_workers: processes that make batches; 0 makes them in the training process.
-        cache: keep built edges in `memory`, on `disk` (shared by runs and workers, in `cache_folder`), or `none`.
+        cache: keep what was built for each graph in `memory`, on `disk` (shared by runs and workers, in
+            `cache_folder`), or `none`.
         cache_folder: where `disk` keeps them; by default `$GEOMLIB_CACHE`, else `~/.cache/geomlib`.
-        augment: rotate every training graph at random.
-        seed: of the order and of the rotations.
+        augment: rotate every training graph at random; where graphs are SMILES, write them at random instead.
+        seed: of the order and of the augmentation.
 
     Raises:
         ConfigError: arguments that contradict each other.
@@ -131,6 +133,7 @@ class GraphDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Build the disk cache, on one process, before the others look for it."""
+        self._tell_targets()
         if self.cache == "disk":
             for store in {id(store): store for store, _ in self.parts.values()}.values():
                 self._disk_cache(store, build=True)
@@ -141,11 +144,19 @@ class GraphDataModule(LightningDataModule):
         Raises:
             DataError: one is not.
         """
+        self._tell_targets()
         for name, (store, indices) in self.parts.items():
             if name == "train" and stage != "fit":
                 continue
             for index in indices[:_VALIDATED].tolist():
                 store[index].validate(where=store.describe(index), partial=store.partial)
+
+    def _tell_targets(self) -> None:
+        """Let tables that were told no targets read those of the net."""
+        targets = getattr(getattr(self.trainer, "lightning_module", None), "targets", ())
+        for store in (self.store, self.val_store, self.test_store):
+            if isinstance(store, TableStore) and store.targets is None and targets:
+                store.read_targets([target.name for target in targets])
 
     def _disk_cache(self, store: Store, *, build: bool) -> Store:
         if id(store) not in self._prepared:
@@ -164,12 +175,13 @@ class GraphDataModule(LightningDataModule):
 
     def _loader(self, name: str, batches: EpochBatches, *, rotate: bool = False) -> GraphLoader:
         store, indices = self.parts[name]
+        prepared = self.cache == "disk" and not (rotate and "smiles" in store.fields)
         dataset = PreparedGraphs(
-            self._disk_cache(store, build=True) if self.cache == "disk" else store,
+            self._disk_cache(store, build=True) if prepared else store,
             indices,
             self._spec(),
             remember=self.cache == "memory",
-            prepared=self.cache == "disk",
+            prepared=prepared,
             rotate_seed=self.seed if rotate else None,
         )
         strategy = getattr(self.trainer, "strategy", None)

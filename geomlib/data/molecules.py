@@ -142,25 +142,36 @@ def kekule_smiles(molecule: "Mol") -> str:
     """
     from rdkit import Chem
 
+    return str(Chem.MolToSmiles(_kekulised(molecule), kekuleSmiles=True))
+
+
+def _kekulised(molecule: "Mol") -> "Mol":
+    from rdkit import Chem
+
     copy = Chem.Mol(molecule)
     try:
         Chem.Kekulize(copy, clearAromaticFlags=True)
     except Chem.KekulizeException as error:
         raise DataError(f"'{canonical_smiles(molecule)}' can't be kekulised: {' '.join(str(error).split())}") from None
-    return str(Chem.MolToSmiles(copy, kekuleSmiles=True))
+    return copy
 
 
-def random_smiles(molecule: "Mol", generator: torch.Generator) -> str:
+def random_smiles(molecule: "Mol", generator: torch.Generator, *, kekule: bool = False) -> str:
     """SMILES of the same molecule that starts at a random atom and takes random turns.
 
     Args:
         molecule: the molecule.
         generator: decides; the same state gives the same SMILES.
+        kekule: write single and double bonds instead of aromatic ones.
+
+    Raises:
+        DataError: aromatic bonds that can't be told apart.
     """
     from rdkit import Chem
 
     order = torch.randperm(molecule.GetNumAtoms(), generator=generator).tolist()
-    return str(Chem.MolToSmiles(Chem.RenumberAtoms(molecule, order), canonical=False))
+    shuffled = Chem.RenumberAtoms(_kekulised(molecule) if kekule else molecule, order)
+    return str(Chem.MolToSmiles(shuffled, canonical=False, kekuleSmiles=kekule))
 
 
 def murcko_scaffold(molecule: "Mol") -> str:

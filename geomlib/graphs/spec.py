@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self, TypeVar
 
 from geomlib.data.graph import GraphData
@@ -70,6 +70,20 @@ class GraphSpec:
                     raise SpecMismatch(
                         f"the graph lacks '{name}', which {builder} makes: call net.spec.build(graph) first"
                     )
+
+    @property
+    def smiles_form(self) -> str:
+        """How builders write SMILES before they read them: `as-is`, `canonical` or `kekule`."""
+        return next((str(form) for builder in self.builders if (form := getattr(builder, "form", None))), "as-is")
+
+    def as_written(self) -> Self:
+        """The same spec for SMILES that are written already, as augmentation does it."""
+        return type(self)(
+            tuple(
+                replace(builder, form="as-is") if hasattr(builder, "form") else builder  # type: ignore[call-arg]
+                for builder in self.builders
+            )
+        )
 
     def find(self, kind: type[B]) -> B | None:
         """The builder of class `kind`, or None if the net needs none."""

@@ -84,6 +84,11 @@ class PropertyNet(Net):
                 width = hidden
         self.head: nn.Module | None = nn.Sequential(*parts, nn.Linear(width, len(self.targets)))
 
+    def thaw_stages(self) -> list[list[str]]:
+        """Names of the parts in the order in which fine-tuning may thaw them: the head, then what lies below it."""
+        parts = [name for name, _ in self.named_children() if name not in ("head", "normalizer")]
+        return [["head"], parts] if parts else [["head"]]
+
     def remove_head(self) -> None:
         """Leave the embedding only, for a net that puts a head of its own on it."""
         self.head = None

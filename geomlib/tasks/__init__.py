@@ -10,15 +10,17 @@ if TYPE_CHECKING:
     from geomlib.tasks.hyperedges import HyperedgeTask as HyperedgeTask
     from geomlib.tasks.language import LanguageTask as LanguageTask
     from geomlib.tasks.potential import PotentialTask as PotentialTask
+    from geomlib.tasks.property import PropertyTask as PropertyTask
     from geomlib.tasks.terms import Term as Term
 
-__all__ = ["HamiltonianTask", "HyperedgeTask", "PotentialTask", "Task", "Term", "refit_energy_bias"]
+__all__ = ["HamiltonianTask", "HyperedgeTask", "PotentialTask", "PropertyTask", "Task", "Term", "refit_energy_bias"]
 
 _LAZY = {
     "LanguageTask": "geomlib.tasks.language",
     "HamiltonianTask": "geomlib.tasks.hamiltonian",
     "HyperedgeTask": "geomlib.tasks.hyperedges",
     "PotentialTask": "geomlib.tasks.potential",
+    "PropertyTask": "geomlib.tasks.property",
     "Task": "geomlib.tasks.base",
     "Term": "geomlib.tasks.terms",
     "refit_energy_bias": "geomlib.tasks.bias",

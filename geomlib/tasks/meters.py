@@ -1,12 +1,15 @@
 """Errors and losses summed exactly over an epoch, whatever the batches and the processes."""
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["Meter"]
+__all__ = ["Meter", "gathered"]
+
+T = TypeVar("T")
 
 
 class Meter:
@@ -74,6 +77,15 @@ class Meter:
         for position, name in enumerate(self.names):
             if name in state:
                 self.sums[position] = state[name].to(self.sums)
+
+
+def gathered(rows: list[T]) -> list[T]:
+    """Rows of all processes, process after process; every process has to call this."""
+    if not _is_distributed():
+        return rows
+    parts: list[list[T]] = [[] for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather_object(parts, rows)
+    return [row for part in parts for row in part]
 
 
 def _is_distributed() -> bool:
