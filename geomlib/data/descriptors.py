@@ -143,8 +143,8 @@ def _average_information(molecule: "Mol") -> float:
     """AvgIpc: entropy [bits] of the absolute coefficients of the characteristic polynomial of the bonds.
 
     Of a simple graph these are integers. RDKit finds them by Le Verrier's recursion, at the fourth power of the number
-    of atoms and four fifths of the time of all descriptors, and loses all digits on large molecules: for actinomycin D
-    (90 atoms) it gives 0.9130, where exact integers give 4.1754. From the eigenvalues it is exact and fast.
+    of atoms, and loses all digits on large molecules: for actinomycin D (90 atoms) it gives 0.9130, where exact
+    integers give 4.1754. From the eigenvalues they are exact.
     """
     from rdkit.Chem import GetAdjacencyMatrix
 
