@@ -26,6 +26,9 @@ __all__ = ["ModelFile", "Predictions", "in_order"]
 
 logger = logging.getLogger(__name__)
 
+_WRITTEN = ("energy", "forces", "stress", "virial", "target", "node_target")
+"""Predictions that go into files."""
+
 
 class ModelFile(Callback):
     """Writes `model.safetensors` when a fit ends: the best validated weights, averaged ones if the run averages.
@@ -77,8 +80,8 @@ class Predictions(Callback):
     """Writes predictions beside the labels, and their errors, into the run folder.
 
     `predictions.npz` after a test (`predict.npz` after a predict) holds, in the order of the store, `sample_id`,
-    `n_atoms` [graphs], `atomic_number` [nodes], and for every field `<field>_prediction` and, where there are labels,
-    `<field>_reference`; with heads, `head` [graphs] and only the fields that all have, while `predictions-<head>.npz`
+    `n_atoms` [graphs], `atomic_number` or `node_type` [nodes], and for every field `<field>_prediction` and, where there
+    are labels, `<field>_reference`; with heads, `head` [graphs] and only the fields that all have, while `predictions-<head>.npz`
     holds everything of one head. `test_metrics.json` holds the errors, those of the mean predictor, and units.
     """
 
@@ -103,11 +106,13 @@ class Predictions(Callback):
         self._start()
 
     def _add(self, outputs: Any, batch: GraphData) -> None:
-        names = [name for name in ("energy", "forces", "stress", "virial") if name in outputs]
+        names = [name for name in _WRITTEN if name in outputs]
+        # a batch of text has no nodes
+        nodes = batch.node_graph if "batch" in batch or "smiles" not in batch else batch.component_graph[:0]
         row = {
             **{name: _array(batch[name]) for name in ("sample_id", "head") if name in batch},
-            "n_atoms": _array(torch.bincount(batch.node_graph, minlength=batch.num_graphs)),
-            "atomic_number": _array(batch.atomic_number),
+            "n_atoms": _array(torch.bincount(nodes, minlength=batch.num_graphs)),
+            **{name: _array(batch[name]) for name in ("atomic_number", "node_type") if name in batch},
         }
         for name in names:
             row[f"{name}_prediction"] = _array(outputs[name])
