@@ -80,9 +80,10 @@ class Predictions(Callback):
     """Writes predictions beside the labels, and their errors, into the run folder.
 
     `predictions.npz` after a test (`predict.npz` after a predict) holds, in the order of the store, `sample_id`,
-    `n_atoms` [graphs], `atomic_number` or `node_type` [nodes], and for every field `<field>_prediction` and, where there
-    are labels, `<field>_reference`; with heads, `head` [graphs] and only the fields that all have, while `predictions-<head>.npz`
-    holds everything of one head. `test_metrics.json` holds the errors, those of the mean predictor, and units.
+    `n_atoms` [graphs], `atomic_number` or `node_type` [nodes], and for every field `<field>_prediction` and, where
+    there are labels, `<field>_reference`; with heads, `head` [graphs] and only the fields that all have, while
+    `predictions-<head>.npz` holds everything of one head. `test_metrics.json` holds the errors, those of the mean
+    predictor, and units.
     """
 
     def __init__(self) -> None:
