@@ -13,12 +13,21 @@ if TYPE_CHECKING:
     from geomlib.tasks.property import PropertyTask as PropertyTask
     from geomlib.tasks.terms import Term as Term
 
-__all__ = ["HamiltonianTask", "HyperedgeTask", "PotentialTask", "PropertyTask", "Task", "Term", "refit_energy_bias"]
+__all__ = [
+    "HamiltonianTask",
+    "HyperedgeTask",
+    "LanguageTask",
+    "PotentialTask",
+    "PropertyTask",
+    "Task",
+    "Term",
+    "refit_energy_bias",
+]
 
 _LAZY = {
-    "LanguageTask": "geomlib.tasks.language",
     "HamiltonianTask": "geomlib.tasks.hamiltonian",
     "HyperedgeTask": "geomlib.tasks.hyperedges",
+    "LanguageTask": "geomlib.tasks.language",
     "PotentialTask": "geomlib.tasks.potential",
     "PropertyTask": "geomlib.tasks.property",
     "Task": "geomlib.tasks.base",

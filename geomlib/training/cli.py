@@ -34,8 +34,11 @@ from geomlib.models import FAMILIES, family
 from geomlib.models.base import Net
 from geomlib.tasks.base import Task
 from geomlib.tasks.schedule import Schedule
-from geomlib.training import schedules as schedules  # so that each can be named in a recipe
+from geomlib.training import callbacks_pretraining as callbacks_pretraining  # so that each can be named in a recipe
+from geomlib.training import schedules as schedules
+from geomlib.training import thawing as thawing
 from geomlib.training.callbacks import EMA, Checkpoints, Progress
+from geomlib.training.lamb import LAMB as LAMB
 from geomlib.training.messages import complaint
 from geomlib.training.outputs import ModelFile, Predictions
 
@@ -309,7 +312,7 @@ def _class_names() -> list[str]:
         cls = pending.pop()
         names.add(cls.__name__)
         pending.extend(cls.__subclasses__())
-    return sorted(names | {"AdamW", "Adam", "SGD"})
+    return sorted(names | {"AdamW", "Adam", "LAMB", "SGD"})
 
 
 def _config_files(argv: Sequence[str]) -> list[str]:
