@@ -39,9 +39,9 @@ def save(net: nn.Module, path: str | os.PathLike[str], **provenance: Any) -> Pat
     file = Path(path)
     if file.suffix != ".safetensors":
         raise FileFormatError(f"{file}: a model file ends in .safetensors")
-    inner, _ = bare_net(net)
+    inner = bare_net(net)[0].for_file()
     tensors = _own_storage(inner.state_dict())
-    manifest = {**manifest_of(net, **provenance), "weights_sha256": weights_checksum(tensors)}
+    manifest = {**manifest_of(inner, **provenance), "weights_sha256": weights_checksum(tensors)}
     write_atomically(file, safetensors.torch.save(tensors, {METADATA_KEY: manifest_text(manifest)}))
     return file
 

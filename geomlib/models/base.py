@@ -63,6 +63,10 @@ class Net(nn.Module):
             graphs: the training graphs, in the order of their store, without structure.
         """
 
+    def for_file(self) -> "Net":
+        """The net as it goes into a model file; another one where there are parts that only training needs."""
+        return self
+
     def single(self, head: str) -> "Net":
         """The net of one head, with the same tensors."""
         raise TypeError(f"{type(self).__name__} has no heads")

@@ -18,9 +18,11 @@ from geomlib.models.base import Net
 from geomlib.models.dpa3 import DPA3
 from geomlib.models.dpa3.multihead import MultiHeadDPA3
 from geomlib.models.dpa3.transfer import with_code_width, with_elements, without_code
+from geomlib.models.property import PropertyNet
+from geomlib.nn.lora import is_adapted
 from geomlib.tasks.bias import refit_energy_bias
 
-__all__ = ["Heads", "Start", "start_from"]
+__all__ = ["Heads", "Start", "start_from", "start_property"]
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +78,9 @@ def start_from(net: AnyNet, start: Start, store: Store | None) -> None:
     """
     target = bare_net(net)[0]
     source = _Source(start.weights)
+    if isinstance(target, PropertyNet):
+        start_property(target, source.single(start.head if isinstance(start.head, str) else None), start, store)
+        return
     fresh = _with_statistics(target, store, start)
     if isinstance(target, MultiHeadDPA3):
         began = _start_heads(target, source, start)
@@ -88,6 +93,61 @@ def start_from(net: AnyNet, start: Start, store: Store | None) -> None:
         _take_statistics(target, fresh, head, bias=start.bias == "fresh", fitting=not kept)
     if start.bias == "refit" and store is not None and hasattr(target, "energy_bias"):
         refit_energy_bias(target, store)
+
+
+_OF_HEAD = ("head.", "normalizer.")
+_INDIFFERENT = {
+    "targets",
+    "head",
+    "head_layers",
+    "dropout",
+    "encoder_dropout",
+    "attention_dropout",
+    "lora",
+    "recompute",
+}
+"""Arguments in which a net of properties and the file that it starts from may differ without a word."""
+
+
+def start_property(target: PropertyNet, source: Net, start: Start, store: Store | None) -> None:
+    """Fill a net of properties from a net that holds its tensors by the same names.
+
+    That may be the same net, one with other targets, or what its family is pretrained as (`mist` of `mist-property`).
+    Head and scales of the targets come from the file if its targets are the same; else, and with `fitting: random`,
+    the head is fresh and the scales are fitted to the training set.
+
+    Raises:
+        ConfigError: a net of another kind or size.
+    """
+    if store is not None:
+        fitted = copy.deepcopy(target).cpu()
+        fitted.fit_statistics(store)
+        target.load_state_dict(fitted.state_dict())
+    same = isinstance(source, PropertyNet) and source.head is not None and source.targets == target.targets
+    wanted = {name: value for name, value in target.state_dict().items() if not is_adapted(name)}
+    found = source.state_dict()
+    of_head = [name for name in wanted if name.startswith(_OF_HEAD)]
+    if not same or start.fitting == "random" or any(_shape(found, name) != _shape(wanted, name) for name in of_head):
+        if same and start.fitting == "keep":
+            logger.warning("%s: its head has another shape, so the head is fresh", start.weights)
+        for name in of_head:
+            del wanted[name]
+    odd = [name for name in wanted if _shape(found, name) != _shape(wanted, name)]
+    if odd:
+        name = odd[0]
+        raise ConfigError(
+            f"{start.weights}: holds a net of the family '{source.family}', from which '{target.family}' as it is "
+            f"configured can't start: {len(odd)} tensors are missing or of another shape, e.g. '{name}' is "
+            f"{_shape(found, name)} there and {_shape(wanted, name)} here ('geomlib model info' shows its arguments)"
+        )
+    for key in target.config.keys() & source.config.keys() - _INDIFFERENT:
+        if target.config[key] != source.config[key]:
+            logger.warning("%s: %s is %s there, %s here", start.weights, key, source.config[key], target.config[key])
+    target.load_state_dict({name: found[name] for name in wanted}, strict=False)
+
+
+def _shape(state: Mapping[str, torch.Tensor], name: str) -> list[int] | None:
+    return list(state[name].shape) if name in state else None
 
 
 class _Source:

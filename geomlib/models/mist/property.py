@@ -7,9 +7,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from geomlib.data.graph import GraphData
+from geomlib.errors import ConfigError
+from geomlib.models.base import Net
 from geomlib.models.mist.encoder import Encoder, preset
 from geomlib.models.mist.net import MIST, POOLS, token_spec
 from geomlib.models.property import PropertyNet
+from geomlib.nn.lora import adapt, merge
 from geomlib.nn.mixture import mix
 
 __all__ = ["MISTProperty"]
@@ -43,6 +46,9 @@ class MISTProperty(PropertyNet):
         dropout: in the head.
         head_layers: hidden widths of the head.
         head: `residual` (as published: hidden layers of the width of the encoder with skips), or `plain`.
+        lora: low-rank adaptation: the encoder stays as it is but for factors beside some of its maps. `rank` (8),
+            `alpha` (16), `dropout` (0.1) and `parts` (`query` and `value`); `{}` takes these. A model file holds the
+            sum, an ordinary encoder.
 
     Inputs (batch fields): token_id [tokens], token_component [tokens], component_graph [components]; mole_fraction
         [components] of mixtures
@@ -80,6 +86,7 @@ class MISTProperty(PropertyNet):
         dropout: float = 0.1,
         head_layers: list[int] | None = None,
         head: str = "residual",
+        lora: dict[str, Any] | None = None,
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
@@ -99,6 +106,10 @@ class MISTProperty(PropertyNet):
             compat_pad_token_id=compat_pad_token_id,
             epsilon=epsilon,
         )
+        if lora is not None:
+            if unknown := sorted(set(lora) - {"rank", "alpha", "dropout", "parts"}):
+                raise ConfigError(f"lora has no {', '.join(unknown)}; it has rank, alpha, dropout and parts")
+            adapt(self.encoder, **{"parts": ("query", "value"), **lora})
         self.set_head(width, targets, head_layers=head_layers, dropout=dropout, head=head)
 
     @classmethod
@@ -130,6 +141,17 @@ class MISTProperty(PropertyNet):
         components = batch.count("component")
         hidden = self.encoder(batch.token_id, batch.token_component, components)
         return mix(POOLS[self.pool](hidden, batch.token_component, components), batch)
+
+    def for_file(self) -> Net:
+        """With low-rank factors added to the maps that they stand beside."""
+        if self.config["lora"] is None:
+            return self
+        made = type(self)(**{**self.config, "lora": None}).to(next(self.parameters()))
+        merged = copy.deepcopy(self.encoder)
+        merge(merged)
+        state = {f"encoder.{name}": value for name, value in merged.state_dict().items()}
+        made.load_state_dict({**self.state_dict(), **state}, strict=False)
+        return made.train(self.training)
 
     def thaw_stages(self) -> list[list[str]]:
         """The head, the embedding, then the blocks from the last to the first."""
