@@ -22,7 +22,7 @@ def test_a_recipe_parses_to_the_four_keys(recipe, capfd):
     assert "/home/" not in text and "devices" not in text
     assert main(["fit", "-c", recipe.name, "--print_config"]) == 0
     merged = yaml.safe_load(capfd.readouterr().out)
-    assert merged["model"]["init_args"]["terms"] and merged["trainer"]["inference_mode"] is False
+    assert merged["model"]["init_args"]["net"] and merged["trainer"]["inference_mode"] is False
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
