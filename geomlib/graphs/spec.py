@@ -15,13 +15,24 @@ from geomlib.graphs.molecule import Descriptors, MoleculeGraph
 from geomlib.graphs.orbitals import OrbitalEntries
 from geomlib.graphs.radius import RadiusEdges
 from geomlib.graphs.spectral import LaplacianModes
+from geomlib.graphs.tokens import SmilesTokens
 from geomlib.graphs.zinc import ZincGraph
 
 __all__ = ["BUILDERS", "GraphSpec"]
 
 BUILDERS: Mapping[str, type[Builder]] = {
     cls.kind: cls
-    for cls in (Cliques, Descriptors, LaplacianModes, LineGraph, MoleculeGraph, OrbitalEntries, RadiusEdges, ZincGraph)
+    for cls in (
+        Cliques,
+        Descriptors,
+        LaplacianModes,
+        LineGraph,
+        MoleculeGraph,
+        OrbitalEntries,
+        RadiusEdges,
+        ZincGraph,
+        SmilesTokens,
+    )
 }
 """Name in a file → builder. A family that needs another structure adds its builder here."""
 

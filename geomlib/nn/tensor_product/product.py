@@ -1,5 +1,6 @@
 """`TensorProduct`: every equivariant product under one interface, one normalisation and one layout."""
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -173,7 +174,7 @@ class TensorProduct(ExactConstants):
         dx, dy = width(reduced[0]), width(reduced[1])
         x = torch.eye(dx, dtype=torch.float64).repeat_interleave(dy, dim=1)
         y = torch.eye(dy, dtype=torch.float64).repeat(1, dx)
-        variance = self.operator.double()(x, y).square().sum(1)
+        variance = copy.deepcopy(self.operator).double()(x, y).square().sum(1)
         scale = torch.zeros_like(variance)
         begins = offsets(reduced[2])
         for irrep, begin in zip(reduced[2], begins, strict=False):

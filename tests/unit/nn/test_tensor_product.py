@@ -62,6 +62,26 @@ def test_product_turns_with_its_inputs(kind, improper):
     assert size(turned) > 0.1
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_precision_is_that_of_the_module_and_constants_stay_exact(kind):
+    product = make(kind)
+    x, y = inputs(product)
+    exact = product(x, y)
+    single = product.float()
+    assert single(x.float(), y.float()).dtype == torch.float32
+    again = single.double()
+    with torch.no_grad():
+        again.weight.copy_(again.weight.float())
+        product = make(kind)
+        product.weight.copy_(again.weight)
+    assert torch.equal(again(x, y), product(x, y))
+    assert exact.dtype == torch.float64
+    irreps = natural_irreps(1)
+    if kind != "vector_gaunt":
+        fresh = TensorProduct(kind, irreps, irreps, irreps, 1)
+        assert fresh(torch.ones(1, 1, 4), torch.ones(1, 1, 4)).dtype == torch.float32
+
+
 @pytest.mark.parametrize("kind", ["cg_stacked", "matrix"])
 def test_even_irreps_couple_with_odd_sums_too(kind):
     irreps = natural_irreps(2, parity=False)
