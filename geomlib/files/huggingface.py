@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from geomlib.data.tokens import SmirkTokenizer
 from geomlib.errors import FileFormatError, GeomlibWarning
 from geomlib.files.atomic import write_atomically
 from geomlib.files.manifest import bare_net
@@ -21,12 +22,8 @@ __all__ = ["MODEL_TYPE", "SPECIAL_IDS", "export_huggingface", "import_huggingfac
 MODEL_TYPE = "roberta-prelayernorm"
 
 SPECIAL_IDS: Mapping[str, int] = {
-    "bos_token_id": 159,
-    "eos_token_id": 160,
-    "sep_token_id": 161,
-    "pad_token_id": 162,
-    "cls_token_id": 163,
-    "mask_token_id": 164,
+    f"{name}_token_id": getattr(SmirkTokenizer, f"{name}_token_id")
+    for name in ("bos", "eos", "sep", "pad", "cls", "mask")
 }
 """Ids of the special tokens, as a config.json names them."""
 
@@ -137,13 +134,14 @@ def export_huggingface(net: nn.Module, folder: str | Path) -> Path:
         "pad_token_id": pad,
         "dtype": str(tensors[_TOKENS].dtype).removeprefix("torch."),
         "tokenizer_class": "SmirkTokenizer",
-        "geomlib": {key: config[key] for key in ("form", "template", "pool")},
+        "geomlib": {key: config[key] for key in ("form", "template", "truncate", "pool")},
     }
     target.mkdir(parents=True, exist_ok=True)
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     write_atomically(target / _WEIGHTS, safetensors.torch.save(contiguous, {"format": "pt"}))
     text = json.dumps(described, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     write_atomically(target / "config.json", text.encode())
+    SmirkTokenizer(config["template"]).save_pretrained(target)
     return target
 
 
@@ -180,7 +178,7 @@ def import_huggingface(folder: str | Path, compat_pad_token_id: int | None = Non
         tensors[_POSITIONS] = tensors[_POSITIONS][pad + 1 :]
         arguments["positions"] = len(tensors[_POSITIONS])
     kept = config.get("geomlib", {})
-    net = MIST(**arguments, **{key: kept[key] for key in ("form", "template", "pool") if key in kept})
+    net = MIST(**arguments, **{key: kept[key] for key in ("form", "template", "truncate", "pool") if key in kept})
     return _fill(net, tensors, source)
 
 

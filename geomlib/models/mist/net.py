@@ -10,31 +10,42 @@ from torch import Tensor, nn
 from geomlib.data.graph import GraphData
 from geomlib.errors import ConfigError
 from geomlib.graphs.spec import GraphSpec
+from geomlib.graphs.tokens import SmilesTokens
 from geomlib.models.base import Net
 from geomlib.models.mist.encoder import Encoder, first_token, initialise, mean_token, preset
 from geomlib.models.mist.head import TokenHead
 from geomlib.nn.descriptors import DescriptorNormalizer
 
-__all__ = ["MIST", "POOLS", "token_spec"]
+__all__ = ["MIST", "POOLS", "check_pool", "token_spec"]
 
 POOLS = {"first": first_token, "mean": mean_token}
 """How the hidden states of a molecule become one."""
 
 
-def token_spec(form: str, template: bool, pool: str) -> GraphSpec:
+def token_spec(form: str, template: bool, max_tokens: int, truncate: bool) -> GraphSpec:
     """The structure that molecular encoders need.
 
     Args:
-        form: of the SMILES.
+        form: of the SMILES: `kekule`, `canonical` or `as-is`.
         template: whether `[CLS]` and `[SEP]` are added.
-        pool: checked here too.
+        max_tokens: of a molecule.
+        truncate: cut longer molecules instead of refusing them.
 
     Raises:
-        ConfigError: a word that is none.
+        ConfigError: another form.
+    """
+    return GraphSpec((SmilesTokens(form, template, max_tokens, truncate),))
+
+
+def check_pool(pool: str) -> str:
+    """`pool`, if there is such a one.
+
+    Raises:
+        ConfigError: there is none.
     """
     if pool not in POOLS:
         raise ConfigError(f"pool '{pool}' is unknown; choose from {', '.join(POOLS)}")
-    return GraphSpec(())
+    return pool
 
 
 class MIST(Net):
@@ -58,11 +69,13 @@ class MIST(Net):
         epsilon: of LayerNorms.
         form: what is written before it is cut into tokens: `kekule`, `canonical` or `as-is`.
         template: put `[CLS]` before and `[SEP]` behind a molecule.
+        truncate: cut molecules that have more tokens than there are positions, instead of refusing them.
         pool: hidden state that stands for a molecule, of its `first` token or the `mean`.
         descriptors: names of descriptors that are predicted too; see `geomlib.data.descriptors`.
         recompute: blocks remember their input only (less memory, a third more work); changes no result.
 
-    Inputs (batch fields): token_id [tokens], token_component [tokens], component_graph [components]
+    Inputs (batch fields): token_id [tokens], token_component [tokens], component_graph [components]; the spec makes the
+        tokens of `smiles`
     Returns: token_state [tokens, width], token_logit [tokens, vocabulary]; with `descriptors` also descriptors
         [components, names]
 
@@ -74,7 +87,7 @@ class MIST(Net):
 
     family = "mist"
     family_version = 1
-    inputs: tuple[str, ...] = ("token_id", "token_component", "component_graph")
+    inputs: tuple[str, ...] = ("smiles", "character_component", "component_graph")
     outputs: tuple[str, ...] = ("token_state", "token_logit")
 
     def __init__(
@@ -93,6 +106,7 @@ class MIST(Net):
         epsilon: float = 1e-12,
         form: str = "kekule",
         template: bool = False,
+        truncate: bool = False,
         pool: str = "first",
         descriptors: list[str] | None = None,
         recompute: bool = False,
@@ -100,7 +114,7 @@ class MIST(Net):
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
         self.config = {**arguments, "descriptors": list(descriptors) if descriptors else None}
-        self.pool, self.descriptor_names = pool, tuple(descriptors or ())
+        self.pool, self.descriptor_names = check_pool(pool), tuple(descriptors or ())
         self.encoder = Encoder(
             vocabulary,
             layers,
@@ -116,7 +130,7 @@ class MIST(Net):
             recompute=recompute,
         )
         self.head = TokenHead(width, vocabulary, epsilon)
-        self.spec = token_spec(form, template, pool)
+        self.spec = token_spec(form, template, self.encoder.room, truncate)
         self.descriptor_head: nn.Module | None = None
         if self.descriptor_names:
             self.outputs = (*type(self).outputs, "descriptors")

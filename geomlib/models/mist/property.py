@@ -10,7 +10,7 @@ from geomlib.data.graph import GraphData
 from geomlib.errors import ConfigError
 from geomlib.models.base import Net
 from geomlib.models.mist.encoder import Encoder, preset
-from geomlib.models.mist.net import MIST, POOLS, token_spec
+from geomlib.models.mist.net import MIST, POOLS, check_pool, token_spec
 from geomlib.models.property import PropertyNet
 from geomlib.nn.lora import adapt, merge
 from geomlib.nn.mixture import mix
@@ -42,6 +42,7 @@ class MISTProperty(PropertyNet):
         epsilon: of LayerNorms.
         form: what is written before it is cut into tokens: `kekule`, `canonical` or `as-is`.
         template: put `[CLS]` before and `[SEP]` behind a molecule.
+        truncate: cut molecules that have more tokens than there are positions, instead of refusing them.
         pool: hidden state that stands for a molecule, of its `first` token or the `mean`.
         dropout: in the head.
         head_layers: hidden widths of the head.
@@ -82,6 +83,7 @@ class MISTProperty(PropertyNet):
         epsilon: float = 1e-12,
         form: str = "kekule",
         template: bool = False,
+        truncate: bool = False,
         pool: str = "mean",
         dropout: float = 0.1,
         head_layers: list[int] | None = None,
@@ -91,8 +93,7 @@ class MISTProperty(PropertyNet):
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
         self.config = {name: copy.deepcopy(value) for name, value in arguments.items()}
-        self.spec = token_spec(form, template, pool)
-        self.pool = pool
+        self.pool = check_pool(pool)
         self.encoder = Encoder(
             vocabulary,
             layers,
@@ -106,6 +107,7 @@ class MISTProperty(PropertyNet):
             compat_pad_token_id=compat_pad_token_id,
             epsilon=epsilon,
         )
+        self.spec = token_spec(form, template, self.encoder.room, truncate)
         if lora is not None:
             if unknown := sorted(set(lora) - {"rank", "alpha", "dropout", "parts"}):
                 raise ConfigError(f"lora has no {', '.join(unknown)}; it has rank, alpha, dropout and parts")

@@ -8,6 +8,7 @@ import torch
 
 from geomlib.cli import main
 from geomlib.data.graph import GraphData
+from geomlib.data.tokens import SmirkTokenizer
 from geomlib.errors import FileFormatError, GeomlibWarning
 from geomlib.files.huggingface import export_huggingface, import_huggingface
 from geomlib.files.modelfile import load, save
@@ -60,6 +61,7 @@ def transformers(monkeypatch):
 def test_stock_transformers_gives_our_hidden_states(transformers, tmp_path, arguments):
     net, batch = net_of(**arguments), molecules()
     model = stock(transformers, export_huggingface(net, tmp_path / "model"))
+    assert SmirkTokenizer.from_pretrained(tmp_path / "model").encode("CC#N") == [45, 45, 1, 93]
     ids, mask = rectangle(batch)
     with torch.no_grad():
         theirs = model(ids, attention_mask=mask.long(), output_hidden_states=True)

@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from geomlib.data.graph import GraphData
-from geomlib.errors import ConfigError
+from geomlib.data.graph import GraphData, collate
+from geomlib.data.molecules import from_smiles
+from geomlib.errors import ConfigError, DataError
 from geomlib.models import family
 from geomlib.models.mist.net import MIST
 
@@ -86,3 +87,14 @@ def test_arguments_that_make_no_net():
         MIST(pool="last")
     with pytest.raises(ConfigError, match="predicts no descriptors"):
         net_of().described(torch.zeros(15, 16), batch_of())
+
+
+def test_reads_smiles():
+    net = MIST(**SIZES).double().eval()
+    graph = net.spec.build(collate([from_smiles("c1ccccc1"), from_smiles("CC#N")]))
+    assert graph.token_id.tolist() == [45, 11 + 1, 22, 45, 45, 22, 45, 45, 22, 45, 11 + 1, 45, 45, 1, 93]
+    assert net(graph)["token_logit"].shape == (15, 165)
+    with pytest.raises(DataError, match="has 33 tokens, more than the 32"):
+        net.spec.build(from_smiles("C" * 33))
+    cut = MIST(**SIZES, truncate=True, template=True, position_offset=2, form="as-is").spec.build(from_smiles("C" * 33))
+    assert cut.token_id.tolist()[:2] == [163, 45] and len(cut.token_id) == 30
