@@ -137,7 +137,8 @@ class FlatStore(Store):
     @property
     def sizes(self) -> Int[Tensor, " graphs"]:
         """See `Store`."""
-        return torch.from_numpy(np.diff(self._array("node_offset")).astype(np.int64))
+        level = "character" if "smiles" in self.fields else "node"
+        return torch.from_numpy(np.diff(self._array(f"{level}_offset")).astype(np.int64))
 
     @property
     def content_hash(self) -> str:

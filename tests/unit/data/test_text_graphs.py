@@ -2,6 +2,7 @@
 
 import torch
 
+from geomlib.data.flat import FlatStore
 from geomlib.data.graph import GraphData, collate
 from geomlib.data.stores import MemoryStore
 
@@ -31,3 +32,10 @@ def test_batch_shifts_components_and_graphs_and_splits_again():
 
 def test_size_of_text_is_its_length():
     assert MemoryStore([mixture("CCO", "O"), mixture("C")]).sizes.tolist() == [4, 1]
+
+
+def test_text_goes_through_a_file(tmp_path):
+    graphs = MemoryStore([mixture("CCO", "O"), mixture("C")])
+    store = FlatStore.write(graphs, tmp_path / "text.npz")
+    assert store.sizes.tolist() == graphs.sizes.tolist()
+    assert torch.equal(store.batch([1, 0]).smiles, graphs.batch([1, 0]).smiles)
