@@ -21,13 +21,14 @@ from geomlib.data.hypergraphs import Hypergraph
 from geomlib.data.molecules import from_smiles
 from geomlib.files.manifest import manifest_of
 from geomlib.files.modelfile import load, save
-from geomlib.models import DMPNN, DPA3, GINE, GPS, CombinedNet, MultiHeadDPA3, QHNet, SHyRe, SPHNet
+from geomlib.models import DMPNN, DPA3, GINE, GPS, MIST, CombinedNet, MISTProperty, MultiHeadDPA3, QHNet, SHyRe, SPHNet
 
 FOLDER = Path(__file__).parents[2] / "tests" / "golden"
 INDEX = FOLDER / "index.json"
 SMALL = {"node_dim": 12, "edge_dim": 8, "angle_dim": 4, "layers": 2, "fitting_layers": [12, 12], "precision": "float64"}
 TINY = {**SMALL, "node_dim": 8, "layers": 1}
 ORBITALS = {"basis": "sto-3g", "channels": 2, "bottleneck": 1, "functions": 3}
+ENCODER = {"layers": 2, "width": 8, "heads": 2, "feedforward": 12, "positions": 40}
 MAX_BYTES = 60_000
 
 GRAPH = {"hidden": 8, "head_layers": [6]}
@@ -99,6 +100,16 @@ NETS = {
         ),
         "shared": lambda: MultiHeadDPA3(
             ["water", "clusters"], elements=["C", "H", "O"], **TINY, fitting="shared", dataset_encoding=3
+        ),
+    },
+    "mist": {
+        "tokens": lambda: MIST(**ENCODER, pool="mean", descriptors=["MolWt", "TPSA"]),
+        "published": lambda: MIST(**ENCODER, compat_pad_token_id=1, template=True, form="canonical"),
+    },
+    "mist-property": {
+        "residual": lambda: MISTProperty(["a", {"name": "b", "kind": "binary"}], **ENCODER),
+        "first": lambda: MISTProperty(
+            ["a"], **ENCODER, position_offset=3, pool="first", head="plain", head_layers=[5], truncate=True
         ),
     },
     "shyre": {
@@ -218,6 +229,11 @@ def mixtures(net: torch.nn.Module, generator: torch.Generator) -> list[GraphData
     ]
 
 
+def short_mixtures(net: torch.nn.Module, generator: torch.Generator) -> list[GraphData]:
+    """A molecule and a mixture of few tokens, each of which has as many logits as there are ids."""
+    return [from_smiles("NC#N"), from_smiles(["O", "[Na+]"], mole_fraction=[0.25, 0.75])]
+
+
 def networks(net: torch.nn.Module, generator: torch.Generator) -> list[GraphData]:
     """A path, a ring with a tail, and a single node."""
     graphs = []
@@ -249,6 +265,8 @@ INPUTS = {
     "dmpnn": mixtures,
     "gine": networks,
     "gps": networks,
+    "mist": short_mixtures,
+    "mist-property": mixtures,
     "qhnet": molecules,
     "shyre": hypergraphs,
     "sphnet": molecules,
