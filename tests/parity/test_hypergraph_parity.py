@@ -41,7 +41,8 @@ class Case:
     def __init__(self, name, folder):
         self.name = name
         self.values = json.loads((FOLDER / f"{name}.json").read_text())
-        self.arrays = np.load(FOLDER / f"{name}.npz", allow_pickle=False)
+        with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as stored:
+            self.arrays = dict(stored)
         self.true, self.graph, self.cliques = {}, {}, {}
         for half in HALVES:
             file = SHARED / "hypergraph" / name / f"{half}.txt"

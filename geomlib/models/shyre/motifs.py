@@ -5,8 +5,9 @@ from scipy import sparse
 
 from geomlib.data.hypergraphs import Hypergraph
 from geomlib.data.undirected import Ints, UndirectedGraph
+from geomlib.memory import require_memory
 from geomlib.models.shyre.counts import edge_cliques
-from geomlib.models.shyre.statistics import Floats, moments, node_means, pair_weights
+from geomlib.models.shyre.statistics import Floats, moments, node_means, pair_chunks, pair_weights
 
 __all__ = ["MOTIF_COLUMNS", "anova_f", "edge_motifs", "motif_features", "node_motifs", "selected_columns"]
 
@@ -23,7 +24,7 @@ _DENSE_VALUES = 200_000_000
 """Largest table of cliques by nodes that is written out."""
 
 
-def _overlaps(cliques: Hypergraph, edges: Ints) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+def _overlaps(cliques: Hypergraph, edges: Ints, needed: Ints) -> tuple[Ints, Ints, Ints, Ints, Ints]:
     """The five sums that all motifs follow from; see `edge_motifs`.
 
     Node by node, from the dense table of overlaps between the maximal cliques with that node.
@@ -41,8 +42,9 @@ def _overlaps(cliques: Hypergraph, edges: Ints) -> tuple[Ints, Ints, Ints, Ints,
     ends, label, side = ends[order], label[order], side[order]
     first = np.searchsorted(ends[:, 0], np.arange(nodes + 1))
     member = np.zeros(nodes, dtype=np.int64)
-    for node in np.flatnonzero(np.diff(holders.indptr) > 0).tolist():
+    for node in needed.tolist():
         around = holders.indices[holders.indptr[node] : holders.indptr[node + 1]]
+        require_memory(9 * len(around) ** 2, f"overlaps of the {len(around):,} maximal cliques at a node")
         rows = incidence[around]
         columns = np.unique(rows.indices)
         member[columns] = np.arange(len(columns))
@@ -72,6 +74,9 @@ def _touching(cliques: Hypergraph, edges: Ints) -> Ints:
     if len(edges) == 0:
         return found
     incidence = cliques.incidence
+    ends = np.zeros(cliques.num_nodes, dtype=bool)
+    ends[edges[:, 0]] = True
+    starting = np.flatnonzero(np.logical_or.reduceat(ends[cliques.nodes], cliques.ptr[:-1]))
     work = int((cliques.degree**2).sum())
     dense = len(cliques) ** 2 < 4 * work
     step = max(1, 30_000_000 // max(len(cliques), 1)) if dense else max(1, 20_000_000 * len(cliques) // max(work, 1))
@@ -79,10 +84,10 @@ def _touching(cliques: Hypergraph, edges: Ints) -> Ints:
     fits = len(cliques) * cliques.num_nodes < _DENSE_VALUES
     floats = incidence.astype(np.float32).toarray() if dense and fits else None
     dense = floats is not None
-    for begin in range(0, len(cliques), step):
-        part = incidence[begin : begin + step]
+    for begin in range(0, len(starting), step):
+        part = incidence[starting[begin : begin + step]]
         if floats is not None:
-            near = ((floats[begin : begin + step] @ floats.T) > 0).astype(np.float32)
+            near = ((floats[starting[begin : begin + step]] @ floats.T) > 0).astype(np.float32)
             reach = near @ floats  # [part, nodes]: how many cliques with the node touch each clique of the part
             table = np.asarray(part.T @ reach.astype(np.float64))
             found += table[edges[:, 0], edges[:, 1]].astype(np.int64)
@@ -161,9 +166,14 @@ def motif_features(graph: UndirectedGraph, cliques: Hypergraph, sets: Hypergraph
     Source: Wang, Kleinberg, arXiv 2401.08519, §4.
     """
     shared = edge_cliques(graph, cliques)
-    parts = _overlaps(cliques, graph.edges)
+    inside = np.zeros(len(graph.edges), dtype=bool)
+    for _, edges, _, _ in pair_chunks(sets, graph):
+        inside[edges] = True
+    needed = np.flatnonzero(inside)
+    parts = _overlaps(cliques, graph.edges[needed], np.unique(sets.nodes))
     at_node = node_motifs(cliques, parts[0])
-    at_edge = edge_motifs(cliques, graph.edges, shared, parts)
+    at_edge = np.zeros((len(graph.edges), 10))
+    at_edge[needed] = edge_motifs(cliques, graph.edges[needed], shared[needed], parts)
     out = np.zeros((len(sets), len(MOTIF_COLUMNS)))
     if len(sets) == 0:
         return out
