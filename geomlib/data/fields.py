@@ -196,17 +196,22 @@ _ROWS = (
     Field("candidate_logit", "candidate", (), "float", "", "scalar", "Log-odds that the candidate is a hyperedge."),
     Field("candidate_probability", "candidate", (), "float", "", "scalar", "Probability of being a hyperedge."),
     # matrices over atomic orbitals
-    Field("pair_index", "pair", (2,), "int64", "", "index:node", "Atoms i > j of each pair, rows i and j; sorted by i."),
+    Field(
+        "pair_index", "pair", (2,), "int64", "", "index:node", "Atoms i > j of each pair, rows i and j; sorted by i."
+    ),
     Field("entry_atom", "entry", (2,), "int64", "", "index:node", "Atoms of the row and the column of each entry."),
     Field("entry_slot", "entry", (2,), "int64", "", "category", "Places of its orbitals in the blocks of those atoms."),
     Field("hamiltonian", "entry", (), "float64", "Hartree", "scalar", "Kohn-Sham matrix, row after row."),
-    Field("initial_hamiltonian", "entry", (), "float64", "Hartree", "scalar", "That of the density the SCF starts from."),
+    Field(
+        "initial_hamiltonian", "entry", (), "float64", "Hartree", "scalar", "That of the density the SCF starts from."
+    ),
     Field("overlap", "entry", (), "float64", "", "scalar", "Overlap of the orbitals, row after row."),
     # general learning
     Field("target", "graph", (None,), "float", "card", "scalar", "Properties named on the card or by the net."),
     Field(
         "target_raw", "graph", (None,), "float", "", "scalar", "Targets as the loss sees them: normalised, or logits."
     ),
+    Field("target_excess", "graph", (None,), "float", "card", "scalar", "Target minus Σ x_i target of pure i."),
     Field("node_target", "node", (None,), "float", "card", "scalar", "Properties of each node."),
 )
 

@@ -170,6 +170,8 @@ class TableStore(Store):
                 kelvin = _number(line.cells, self.temperature_column) if self.temperature_column else 0.0
                 if math.isnan(kelvin):
                     raise DataError(f"has no temperature in column '{self.temperature_column}'")
+                if self.temperature_column and kelvin <= 0:
+                    raise DataError(f"has the temperature {kelvin:g} K in column '{self.temperature_column}'")
             except DataError as error:
                 self._bad(line, str(error))
                 continue

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from geomlib.models.dmpnn.net import DMPNN as DMPNN
     from geomlib.models.dpa3.multihead import MultiHeadDPA3 as MultiHeadDPA3
     from geomlib.models.dpa3.net import DPA3 as DPA3
+    from geomlib.models.mist.conductivity import ConductivityNet as ConductivityNet
+    from geomlib.models.mist.excess import ExcessNet as ExcessNet
+    from geomlib.models.mist.mixture import MixtureNet as MixtureNet
     from geomlib.models.mist.net import MIST as MIST
     from geomlib.models.mist.property import MISTProperty as MISTProperty
     from geomlib.models.shyre.net import SHyRe as SHyRe
@@ -30,7 +33,10 @@ __all__ = [
     "MIST",
     "SPE",
     "CombinedNet",
+    "ConductivityNet",
+    "ExcessNet",
     "MISTProperty",
+    "MixtureNet",
     "MultiHeadDPA3",
     "QHNet",
     "SHyRe",
@@ -43,10 +49,13 @@ FAMILIES: dict[str, str] = {
     "dmpnn": "geomlib.models.dmpnn.net:DMPNN",
     "dpa3": "geomlib.models.dpa3.net:DPA3",
     "dpa3-multihead": "geomlib.models.dpa3.multihead:MultiHeadDPA3",
+    "excess": "geomlib.models.mist.excess:ExcessNet",
     "gine": "geomlib.models.spe.net:GINE",
     "gps": "geomlib.models.spe.net:GPS",
+    "ionic-conductivity": "geomlib.models.mist.conductivity:ConductivityNet",
     "mist": "geomlib.models.mist.net:MIST",
     "mist-property": "geomlib.models.mist.property:MISTProperty",
+    "mixture": "geomlib.models.mist.mixture:MixtureNet",
     "qhnet": "geomlib.models.sphnet.qhnet:QHNet",
     "shyre": "geomlib.models.shyre.net:SHyRe",
     "sphnet": "geomlib.models.sphnet.net:SPHNet",
