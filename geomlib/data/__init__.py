@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from geomlib.data.hypergraphs import read_hyperedges as read_hyperedges
     from geomlib.data.module import GraphDataModule as GraphDataModule
     from geomlib.data.multi import MultiDataModule as MultiDataModule
+    from geomlib.data.networks import from_networkx as from_networkx
+    from geomlib.data.networks import to_networkx as to_networkx
     from geomlib.data.splits import BlockSplit as BlockSplit
     from geomlib.data.splits import FileSplit as FileSplit
     from geomlib.data.splits import RandomSplit as RandomSplit
@@ -36,10 +38,14 @@ if TYPE_CHECKING:
     from geomlib.data.table_splits import ScaffoldSplit as ScaffoldSplit
     from geomlib.data.table_splits import TimeSplit as TimeSplit
     from geomlib.data.tables import TableStore as TableStore
+    from geomlib.data.text_module import TextDataModule as TextDataModule
+    from geomlib.data.tokens import SmirkTokenizer as SmirkTokenizer
     from geomlib.data.undirected import UndirectedGraph as UndirectedGraph
     from geomlib.data.undirected import read_graph as read_graph
 
 _LAZY = {
+    "SmirkTokenizer": "tokens",
+    "TextDataModule": "text_module",
     "AseDbStore": "asedb",
     "BlockSplit": "splits",
     "Card": "cards",
@@ -71,9 +77,11 @@ _LAZY = {
     "collate": "graph",
     "find_card": "cards",
     "from_atoms": "atoms",
+    "from_networkx": "networks",
     "read_graph": "undirected",
     "read_hyperedges": "hypergraphs",
     "to_atoms": "atoms",
+    "to_networkx": "networks",
 }
 
 __all__ = [
@@ -100,17 +108,21 @@ __all__ = [
     "RandomSplit",
     "RangeSplit",
     "ScaffoldSplit",
+    "SmirkTokenizer",
     "Store",
     "SubsetStore",
     "TableStore",
+    "TextDataModule",
     "TimeSplit",
     "UndirectedGraph",
     "collate",
     "find_card",
     "from_atoms",
+    "from_networkx",
     "read_graph",
     "read_hyperedges",
     "to_atoms",
+    "to_networkx",
 ]
 
 
