@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from geomlib import save
+from geomlib.models.mist.net import MIST
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmarks" / "molnet.py"
 
 
@@ -59,6 +62,15 @@ def test_runs_are_made_once_and_averaged(molnet, data, tmp_path, monkeypatch, ca
         molnet.Bench(data, tmp_path / "cache", epochs=3).run("freesolv", "dmpnn", 0)
     table = molnet.markdown({"freesolv": {"dmpnn": alone[:1], "ensemble": [first]}})
     assert f"| ensemble | {first['score']:.3f} ± 0.000 |" in table and "freesolv (RMSE)" in table
+
+
+def test_a_pretrained_encoder_is_one_option_away(molnet, data, tmp_path):
+    file = save(MIST(layers=1, width=8, heads=2, feedforward=16), tmp_path / "encoder.safetensors")
+    bench = molnet.Bench(data, tmp_path / "cache", pretrained=file, epochs=2)
+    tuned, scratch, combined = (bench.run("freesolv", name, 0) for name in ("mist", "mist-scratch", "combined-mist"))
+    assert tuned["pretrained"] and not scratch["pretrained"] and tuned["encoder"] == scratch["encoder"]
+    assert tuned["test"] != scratch["test"] and np.isfinite(combined["score"])
+    assert bench.run("freesolv", "dmpnn", 0)["encoder"] == ""
 
 
 def test_command_line(molnet, data, tmp_path, monkeypatch, capsys):
