@@ -41,7 +41,7 @@ MAY_IMPORT = {
 """Part of the package → the other parts that it may import."""
 
 EXTERNAL = {
-    "lightning": ("data.module", "tasks.", "training."),
+    "lightning": ("data.module", "data.text_module", "tasks.", "training."),
     "ase": ("data.", "apply.", "testing."),
     "rdkit": (
         "data.descriptors",
