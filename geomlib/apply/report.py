@@ -20,13 +20,14 @@ from geomlib.apply.past_simulation import PastSimulation, find_simulations
 from geomlib.apply.report_dynamics import dynamics_section
 from geomlib.apply.report_parts import Fact, Section, facts, figure_card, note, number, table
 from geomlib.apply.report_plots import element_plot, learning_curve, parity_plot
+from geomlib.apply.report_properties import property_facts, property_sections
 from geomlib.apply.report_uncertainty import uncertainty_section
 from geomlib.apply.run_folder import QUANTITIES, Comparison, Curve, RunFolder, read_run
 from geomlib.data.elements import SYMBOLS
 from geomlib.data.fields import FIELDS
 from geomlib.errors import ConfigError
 
-__all__ = ["write_evaluation", "write_report"]
+__all__ = ["write_evaluation", "write_page", "write_report"]
 
 
 def write_report(
@@ -66,7 +67,7 @@ def write_report(
         raise ConfigError(f"{given}: is no run folder and holds no simulation; a fit makes runs/NAME/version_N")
     file = file if output is None else Path(output)
     missing = list(folder.missing) if folder is not None else []
-    if not found:
+    if not found and not (folder is not None and folder.properties):
         missing.append("No simulation lies in the folder; 'geomlib md' with its output there, or --md, adds one.")
     kind = "Training report" if folder is not None else "Simulation report"
     headline = [] if folder is None else list(_headline(folder))
@@ -102,6 +103,23 @@ def write_evaluation(result: Evaluation, output: str | os.PathLike[str], title: 
     return file
 
 
+def write_page(
+    file: Path, title: str, kind: str, headline: list[Fact], sections: Sequence[Section], missing: Sequence[str] = ()
+) -> Path:
+    """Write a page of sections in the style of all reports.
+
+    Args:
+        file: HTML file.
+        title: of the page.
+        kind: what it is about, set below the title.
+        headline: large facts at its head.
+        sections: in their order.
+        missing: sentences to know first.
+    """
+    _write(file, _page(title, kind, headline, None, (), missing, sections))
+    return file
+
+
 def _write(file: Path, page: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(page, encoding="utf-8")
@@ -114,8 +132,9 @@ def _page(
     run: RunFolder | None,
     simulations: Sequence[PastSimulation],
     missing: Sequence[str],
+    given: Sequence[Section] = (),
 ) -> str:
-    sections = list(_run_sections(run)) if run is not None else []
+    sections = [*given, *(_run_sections(run) if run is not None else ())]
     dynamics = [dynamics_section(simulation, index) for index, simulation in enumerate(simulations)]
     sections += [section for section, _ in dynamics]
     if run is not None and run.recipe is not None:
@@ -144,16 +163,23 @@ def _page(
 <main>
 {note(missing)}
 {"".join(section.html() for section in sections)}
-<footer>Written by geomlib {escape(__version__)}. Energies and virials are per atom; errors of vectors and tensors are
-over components.</footer>
+<footer>Written by geomlib {escape(__version__)}.{_footer(run)}</footer>
 </main>
 </body>
 </html>
 """
 
 
+def _footer(run: RunFolder | None) -> str:
+    if run is None or run.properties:
+        return ""
+    return " Energies and virials are per atom; errors of vectors and tensors are over components."
+
+
 def _headline(run: RunFolder) -> Iterator[Fact]:
     """The numbers that a reader looks for first."""
+    if run.properties:
+        yield from property_facts(run.properties)
     if run.test is None:
         return
     for name in ("forces", "energy", "stress", "virial"):
@@ -183,8 +209,10 @@ def _run_sections(run: RunFolder) -> Iterator[Section]:
         citation = run.manifest.get("citation")
         words = f'<p class="caption">{escape(str(citation))}</p>' if citation else ""
         yield Section("model", "Model", facts(list(_model_facts(run.manifest))) + words)
-    if run.test is not None:
+    if run.test is not None and not run.properties:
         yield Section("test", "Test errors", _test_table(run))
+    if run.properties:
+        yield from property_sections(run.properties)
     curves = list(_curves(run.curves))
     if curves:
         yield Section("learning", "Learning curves", f'<div class="grid">{"".join(curves)}</div>')
@@ -273,7 +301,7 @@ def _curves(curves: Mapping[str, Curve]) -> Iterator[str]:
         name.partition("/")[2].removesuffix("_step").removesuffix("_epoch") for name in curves if "/" in name
     )
     fields = [name for name in metrics if name.endswith("_mae") and name.removesuffix("_mae") in FIELDS]
-    for metric in [name for name in metrics if name == "loss"] + fields:
+    for metric in [name for name in metrics if name in ("loss", "rmse", "auc")] + fields:
         stages = {}
         for stage, words in (("train", "training"), ("val", "validation")):
             for ending in ("", "_epoch", "_step"):
@@ -281,8 +309,9 @@ def _curves(curves: Mapping[str, Curve]) -> Iterator[str]:
                     stages[words] = curves[f"{stage}/{metric}{ending}"]
                     break
         quantity = metric.removesuffix("_mae")
-        factor, unit = _display(_error_unit(quantity)) if metric != "loss" else (1.0, "")
-        title = f"{quantity} MAE" if metric != "loss" else "loss"
+        of_field = metric.endswith("_mae")
+        factor, unit = _display(_error_unit(quantity)) if of_field else (1.0, "")
+        title = f"{quantity} MAE" if of_field else {"loss": "loss", "rmse": "RMSE", "auc": "ROC-AUC"}[metric]
         if any((curve.value > 0).any() for curve in stages.values()):
             yield figure_card(learning_curve(title, unit, stages, factor))
     rates = {name: curve for name, curve in curves.items() if name.startswith("lr")}

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from geomlib.apply.calibration import ForceUncertainty
 from geomlib.apply.evaluate import SCALES
+from geomlib.apply.evaluate_properties import TargetEvaluation, scored
 from geomlib.errors import ConfigError, FileFormatError
 from geomlib.files.committee import COMMITTEE_FILE, read_committee
 from geomlib.files.header import read_manifest
+from geomlib.nn.targets import Target
 
 __all__ = ["QUANTITIES", "Comparison", "Curve", "RunFolder", "TestErrors", "read_run"]
 
@@ -91,9 +93,11 @@ class RunFolder:
         curves: name of a logged number → its course.
         test: errors on the test set.
         comparisons: labels and predictions of the test set.
+        properties: of a net of properties, labels, predictions and scores of each target.
         uncertainty: of a committee, deviations and errors of the forces of the test set.
         manifest: of the model file.
         missing: what is not there and what would make it.
+        targets: of a net of properties.
     """
 
     path: Path
@@ -101,9 +105,11 @@ class RunFolder:
     curves: dict[str, Curve] = field(default_factory=dict)
     test: TestErrors | None = None
     comparisons: list[Comparison] = field(default_factory=list)
+    properties: list[TargetEvaluation] = field(default_factory=list)
     uncertainty: ForceUncertainty | None = None
     manifest: dict[str, Any] | None = None
     missing: list[str] = field(default_factory=list)
+    targets: list[Target] = field(default_factory=list)
 
     @property
     def is_empty(self) -> bool:
@@ -157,6 +163,7 @@ def _read_model(run: RunFolder, file: Path) -> None:
 
 def _read_test(run: RunFolder, file: Path) -> None:
     content = json.loads(file.read_text(encoding="utf-8"))
+    run.targets = [Target.read(row) for row in content.get("targets", ())]
     run.test = TestErrors(
         graphs=int(content["graphs"]),
         metrics={name: float(value) for name, value in content["metrics"].items()},
@@ -183,6 +190,8 @@ def _read_curves(run: RunFolder, file: Path) -> None:
 def _read_predictions(run: RunFolder, file: Path) -> None:
     with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
+    if run.targets and "target_reference" in arrays:
+        _read_properties(run, arrays)
     atoms = arrays["n_atoms"].astype(np.float64)
     for name in QUANTITIES:
         if f"{name}_reference" not in arrays or f"{name}_prediction" not in arrays:
@@ -204,6 +213,17 @@ def _read_predictions(run: RunFolder, file: Path) -> None:
             sizes = np.bincount(owner[known], minlength=len(atoms))
             error = prediction[known] - label[known]
             run.uncertainty = ForceUncertainty(arrays["force_deviation"][known], error, sizes[sizes > 0])
+
+
+def _read_properties(run: RunFolder, arrays: dict[str, NDArray[Any]]) -> None:
+    labels, predictions = (arrays[f"target_{kind}"].astype(np.float64) for kind in ("reference", "prediction"))
+    if labels.shape != predictions.shape or labels.shape[1] != len(run.targets):
+        raise ValueError(f"{len(run.targets)} targets, labels {labels.shape} and predictions {predictions.shape}")
+    for k, target in enumerate(run.targets):
+        known = np.isfinite(labels[:, k])
+        if known.any():
+            spread = arrays["target_std"][known, k].astype(np.float64) if "target_std" in arrays else None
+            run.properties.append(scored(target, labels[known, k], predictions[known, k], spread))
 
 
 _READERS: dict[str, Callable[[RunFolder, Path], None]] = {

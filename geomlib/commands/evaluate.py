@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from geomlib.commands.potential import add_model_arguments, atoms_in_a_batch, make_calculator, model_words
 from geomlib.commands.progress import ProgressLine
+from geomlib.commands.properties import add_table_arguments, evaluate_table, is_table
 from geomlib.errors import ConfigError, DataError, FileFormatError
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["configure", "run"]
 
 _EPILOG = """
-DATA is an extended XYZ file, an ASE database, a deepmd system or a folder of them, a flat store, or card:NAME.
+DATA is an extended XYZ file, an ASE database, a deepmd system or a folder of them, a flat store, or card:NAME; for a
+model of properties a table of molecules (.csv, .csv.gz) with a column for each target.
 Labels under other names: --key energy=dft_energy; in other units: --unit energy=kcal/mol.
 
 examples:
@@ -26,6 +28,7 @@ examples:
   geomlib evaluate model.safetensors test.extxyz --output predicted.extxyz --json
   geomlib evaluate model.safetensors card:gfn2-molecules --split test
   geomlib evaluate committee.json test.extxyz --report calibration.html
+  geomlib evaluate solubility.safetensors measured.csv --smiles SMILES --key logS=solubility --report scores.html
 """
 
 
@@ -33,12 +36,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `geomlib evaluate`."""
     add_model_arguments(parser)
     parser.epilog = _EPILOG
-    parser.add_argument("data", metavar="DATA", help="structures with energies, forces or stress")
+    parser.add_argument("data", metavar="DATA", help="structures, or molecules, with labels")
     parser.add_argument("--output", "-o", metavar="FILE", help="write the structures with predictions here (.extxyz)")
     parser.add_argument("--report", metavar="FILE", help="write figures here (.html): parity, errors, calibration")
     parser.add_argument("--key", action="append", default=[], metavar="FIELD=KEY", help="name of a label in DATA")
     parser.add_argument("--unit", action="append", default=[], metavar="FIELD=UNIT", help="unit of a label in DATA")
-    parser.add_argument("--split", metavar="PART", help="of a data set with a card, e.g. test")
+    parser.add_argument("--split", metavar="PART", help="of a data set with a card, or of a table, e.g. test")
     parser.add_argument(
         "--max-atoms",
         type=atoms_in_a_batch,
@@ -46,10 +49,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="atoms in a batch, or auto for what memory and speed allow (256)",
     )
+    add_table_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `geomlib evaluate`."""
+    if is_table(args.data):
+        return evaluate_table(args)
     from geomlib.apply.evaluate import Pairs, evaluate
     from geomlib.apply.report import write_evaluation
 

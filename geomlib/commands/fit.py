@@ -89,12 +89,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+_SCORES = {"mae": "MAE", "rmse": "RMSE", "r2": "R²", "spearman": "Spearman", "auc": "ROC-AUC", "ap": "AP"}
+"""Ending of a metric → how it is called."""
+
+
 def _table(title: str, metrics: Mapping[str, float], reference: Mapping[str, float], unit: Any) -> str:
-    """Errors by field as text: MAE and RMSE, those of the mean predictor beside them."""
+    """Scores by field as text, those of the mean predictor beside them."""
     from geomlib.units import conversion_factor
 
-    fields = list(dict.fromkeys(name.rpartition("_")[0] for name in metrics if name.endswith(("_mae", "_rmse"))))
-    columns = ["MAE", "RMSE"] + (["MAE of mean predictor", "RMSE of mean predictor"] if reference else [])
+    endings = tuple(f"_{kind}" for kind in _SCORES)
+    fields = list(dict.fromkeys(name.rpartition("_")[0] for name in metrics if name.endswith(endings)))
+    kinds = [kind for kind in _SCORES if any(f"{name}_{kind}" in metrics for name in fields)]
+    columns = [_SCORES[kind] for kind in kinds]
+    columns += ["MAE of mean predictor", "RMSE of mean predictor"] if reference else []
     rows = [[title, "unit", *columns]]
     for name in fields:
         text, scale = unit(name), 1.0
@@ -102,10 +109,10 @@ def _table(title: str, metrics: Mapping[str, float], reference: Mapping[str, flo
             text, scale = "GPa", conversion_factor(text, "GPa")
         elif text.startswith("eV"):
             text, scale = "m" + text, 1e3
-        values = [metrics.get(f"{name}_{kind}") for kind in ("mae", "rmse")]
+        values = [(metrics.get(f"{name}_{kind}"), scale if kind in ("mae", "rmse") else 1.0) for kind in kinds]
         if reference:
-            values += [reference.get(f"{name}_{kind}") for kind in ("mae", "rmse")]
-        rows.append([name, text, *("–" if value is None else f"{scale * value:.4g}" for value in values)])
+            values += [(reference.get(f"{name}_{kind}"), scale) for kind in ("mae", "rmse")]
+        rows.append([name, text, *("–" if value is None else f"{factor * value:.4g}" for value, factor in values)])
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = []
     for row in rows:

@@ -279,7 +279,9 @@ def _conclude(folder: Path, members: Sequence[Path]) -> int:
     file = write_committee(folder / COMMITTEE_FILE, models, {} if errors is None else {"test": errors})
     print("there are no test errors" if errors is None else "\n".join(_table(errors)))
     print(f"committee: {file}")
-    print(f"next: geomlib report {folder}   or geomlib md {file} STRUCTURE --stop-if-deviation 0.5")
+    of_properties = "PropertyTask" in (folder / "recipe.yaml").read_text(encoding="utf-8")
+    use = f"evaluate {file} TABLE.csv" if of_properties else f"md {file} STRUCTURE --stop-if-deviation 0.5"
+    print(f"next: geomlib report {folder}   or geomlib {use}")
     return 0
 
 

@@ -23,13 +23,14 @@ from geomlib.data.flat import FlatStore
 from geomlib.data.graph import GraphData
 from geomlib.data.splits import Split, checked_parts, read_parts
 from geomlib.data.stores import DESCRIBING_FIELDS, ConcatStore, Store, SubsetStore
+from geomlib.data.tables import TableStore
 from geomlib.errors import ConfigError, DataError, FileFormatError, GeomlibWarning, UnitError, nearest
 from geomlib.units import conversion_factor
 
 __all__ = ["STORES", "Card", "CardFile", "CardSplit", "CardStore", "card_folders", "find_card", "find_cards"]
 
 STORES: Mapping[str, type[Store]] = MappingProxyType(
-    {cls.__name__: cls for cls in (AseDbStore, DeepmdStore, ExtxyzStore, FlatStore)}
+    {cls.__name__: cls for cls in (AseDbStore, DeepmdStore, ExtxyzStore, FlatStore, TableStore)}
 )
 """Name on a card → store."""
 
@@ -183,6 +184,8 @@ class Card:
         cls = STORES[self.store["class"]]
         labels = {entry["field"]: key for key, entry in self.fields.items()}
         wanted = [name for name in labels if name not in DESCRIBING_FIELDS or name in ("charge", "spin_multiplicity")]
+        if cls is TableStore:
+            return self._table(arguments["path"])
         if cls is FlatStore:
             return self._concatenated([FlatStore(path) for path in arguments["path"]])
         arguments["units"] = {entry["field"]: str(entry["unit"]) for entry in self.fields.values()}
@@ -193,6 +196,20 @@ class Card:
         arguments["keys"] = labels
         paths = arguments.pop("path")
         return self._concatenated([cls(path, **arguments) for path in paths])  # type: ignore[call-arg]
+
+    def _table(self, paths: Sequence[str]) -> TableStore:
+        """A table of molecules, whose targets are columns with units of their own."""
+        columns: dict[str, list[str]] = {}
+        for key, entry in self.fields.items():
+            columns.setdefault(entry["field"], []).append(key)
+        return TableStore(
+            paths[0],
+            smiles=columns["smiles"],
+            targets=columns.get("target", []),
+            fractions=columns.get("mole_fraction"),
+            temperature=columns.get("temperature", [None])[0],
+            check=False,
+        )
 
     def _concatenated(self, stores: list[Any]) -> Store:
         for store in stores:

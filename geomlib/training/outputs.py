@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 _WRITTEN = ("energy", "forces", "stress", "virial", "target", "node_target")
 """Predictions that go into files."""
 
+_WITHOUT_UNIT = ("_r2", "_spearman", "_auc", "_ap")
+"""Endings of scores that have no unit, whatever they are scores of."""
+
 
 class ModelFile(Callback):
     """Writes `model.safetensors` when a fit ends: the best validated weights, averaged ones if the run averages.
@@ -108,6 +111,8 @@ class Predictions(Callback):
 
     def _add(self, outputs: Any, batch: GraphData) -> None:
         names = [name for name in _WRITTEN if name in outputs]
+        if "sample_id" not in batch and not names:
+            return  # streamed text, whose molecules have no numbers
         # a batch of text has no nodes
         nodes = batch.node_graph if "batch" in batch or "smiles" not in batch else batch.component_graph[:0]
         row = {
@@ -155,11 +160,16 @@ class Predictions(Callback):
             if name.startswith("test/") and not name.endswith("/loss")
         }
         test = pl_module.store("test")
+        targets = getattr(pl_module, "targets", ())
         self.metrics = {
             "graphs": 0 if test is None else len(test),
             "metrics": errors,
             "mean_predictor": pl_module.reference_errors(),
-            "units": {name: pl_module.metric_unit(name.rpartition("_")[0]) for name in errors},
+            **({"targets": [row.to_dict() for row in targets]} if targets else {}),
+            "units": {
+                name: "" if name.endswith(_WITHOUT_UNIT) else pl_module.metric_unit(name.rpartition("_")[0])
+                for name in errors
+            },
         }
         (self.folder / "test_metrics.json").write_text(json.dumps(self.metrics, indent=1) + "\n", encoding="utf-8")
 
@@ -175,9 +185,11 @@ class Predictions(Callback):
             gathered: list[Any] = [None] * trainer.world_size
             torch.distributed.all_gather_object(gathered, rows)
             rows = [row for part in gathered for row in part]
-        if not trainer.is_global_zero or is_dry_run(trainer) or not rows:
+        if not trainer.is_global_zero or is_dry_run(trainer):
             return False
         self.folder.mkdir(parents=True, exist_ok=True)
+        if not rows:
+            return True
         np.savez(self.folder / name, **in_order(rows))  # type: ignore[arg-type]
         for position, head in enumerate(bare_net(task.net)[0].heads if isinstance(task, Task) else ()):
             if own := [row for row in rows if row["head"][0] == position]:
