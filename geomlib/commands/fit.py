@@ -82,7 +82,11 @@ def run(args: argparse.Namespace) -> int:
         found = done.predictions.metrics
         title = f"test set, {found['graphs']} graphs"
         print(_table(title, found["metrics"], found["mean_predictor"], lambda name: done.model.metric_unit(name)))
-        print(f"predictions: {_shown(done.predictions.folder / 'predictions.npz')}")
+        file = done.predictions.folder / "predictions.npz"
+        if file.is_file():
+            print(f"predictions: {_shown(file)}")
+        elif found["metrics"]:  # of text, whose tokens are no predictions that one would keep
+            print(", ".join(f"{name} {value:.4g}" for name, value in found["metrics"].items()))
         print(f"next: geomlib report {_shown(done.predictions.folder)}")
     elif verb == "predict" and done.predictions is not None:
         print(f"predictions: {_shown(done.predictions.folder / 'predict.npz')}")

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from geomlib.data.smirk_grammar import GLYPHS
 from geomlib.data.text_stream import Exclusions, LineStream, find_shards
 from geomlib.data.tokens import SmirkTokenizer
 from geomlib.errors import ConfigError, DataError, FileFormatError, GeomlibError
-from geomlib.graphs.tokens import SmilesTokens
 
 __all__ = ["TextDataModule", "TokenBatches"]
 
@@ -28,6 +27,25 @@ _SHOWN = 5
 """Bad lines that are named in the log."""
 
 NOT_COUNTED = -100
+
+
+class Writing(Protocol):
+    """How molecules are written and taken apart: the builder of tokens of a net."""
+
+    @property
+    def template(self) -> bool:
+        """Special tokens stand at both ends."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest molecule; 0 sets no limit."""
+
+    @property
+    def truncate(self) -> bool:
+        """Longer molecules are cut instead of refused."""
+
+    def write(self, smiles: str) -> str:
+        """The molecule in the form that the net reads."""
 
 
 class TokenBatches:
@@ -50,7 +68,7 @@ class TokenBatches:
     def __init__(
         self,
         stream: LineStream,
-        spec: SmilesTokens,
+        spec: Writing,
         max_tokens: int,
         batches: int | None = None,
         share: float = 0.15,
@@ -219,6 +237,7 @@ class TextDataModule(LightningDataModule):
         exclude: file of SMILES that must not be trained on.
         block: lines that are shuffled together.
         seed: of the order and of the choice.
+        test: as `val`, for a test; the text of `val` if there is no other.
 
     Raises:
         ConfigError: arguments out of range.
@@ -234,6 +253,7 @@ class TextDataModule(LightningDataModule):
         exclude: str | None = None,
         block: int = 100_000,
         seed: int = 0,
+        test: str | list[str] | None = None,
     ) -> None:
         super().__init__()
         if max_tokens < 1 or steps_per_epoch < 1 or not 0 < share < 1:
@@ -241,15 +261,16 @@ class TextDataModule(LightningDataModule):
                 f"max_tokens {max_tokens}, steps_per_epoch {steps_per_epoch}, share {share}: expected numbers of at "
                 "least 1, and a share between 0 and 1"
             )
-        self.train, self.val, self.exclude = train, val, exclude
+        self.train, self.val, self.test, self.exclude = train, val, test, exclude
         self.max_tokens, self.steps_per_epoch, self.share = max_tokens, steps_per_epoch, share
         self.block, self.seed = block, seed
 
-    def _spec(self) -> SmilesTokens:
+    def _spec(self) -> Writing:
         module = getattr(self.trainer, "lightning_module", None)
         spec = getattr(getattr(module, "net", None), "spec", None)
-        found = spec.find(SmilesTokens) if spec is not None else None
-        if not isinstance(found, SmilesTokens):
+        builders = getattr(spec, "builders", ())
+        found: Writing | None = next((builder for builder in builders if builder.kind == "smiles_tokens"), None)
+        if found is None:
             raise ConfigError(
                 "TextDataModule reads from the net how SMILES are taken apart, and this net takes no tokens"
             )
@@ -267,7 +288,19 @@ class TextDataModule(LightningDataModule):
 
     def val_dataloader(self) -> TokenBatches | list[TokenBatches]:
         """Batches of the validation text, one pass over it; none if there is no such text."""
-        if self.val is None:
-            return []
-        stream = self._stream(self.val, shuffle=False)
+        return [] if self.val is None else self._pass(self.val)
+
+    def test_dataloader(self) -> TokenBatches:
+        """Batches of the test text, one pass over it.
+
+        Raises:
+            ConfigError: there is neither a test nor a validation text.
+        """
+        source = self.val if self.test is None else self.test
+        if source is None:
+            raise ConfigError("there is no text to test on: set data.test or data.val")
+        return self._pass(source)
+
+    def _pass(self, source: str | list[str]) -> TokenBatches:
+        stream = self._stream(source, shuffle=False)
         return TokenBatches(stream, self._spec(), self.max_tokens, None, self.share, self.seed + 1)

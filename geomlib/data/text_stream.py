@@ -25,8 +25,8 @@ def find_shards(source: str | Sequence[str]) -> list[Path]:
     """Text files that `source` names, sorted.
 
     Args:
-        source: a file, a folder (its .smi, .txt and .smiles files, .gz too), a pattern with `*`, or a list of these. What
-            names nothing here is looked for among the data sets that come along.
+        source: a file, a folder (its .smi, .txt and .smiles files, .gz too), a pattern with `*`, or a list of these.
+            What names nothing here is looked for among the data sets that come along.
 
     Raises:
         FileFormatError: there are none.

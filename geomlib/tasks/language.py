@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from geomlib.data.graph import GraphData
+from geomlib.data.graph import GraphData, collate
+from geomlib.data.molecules import from_smiles
+from geomlib.data.tokens import SmirkTokenizer
 from geomlib.errors import ConfigError, DataError
 from geomlib.files.manifest import bare_net
 from geomlib.files.modelfile import load
@@ -43,7 +45,7 @@ class LanguageTask(Task):
         optimizer: makes the optimizer from parameters.
         schedule: of the learning rate, per step; constant if not given.
         descriptor_weight: of the second objective; needs `descriptors` of the net. Descriptors that a batch does not
-            carry are calculated from its `smiles`.
+            carry are calculated from its `smiles`, or from the text that its tokens stand for.
         statistics_batches: training batches from which mean and deviation of the descriptors are taken.
         decay_vectors: whether biases and LayerNorms have weight decay like matrices.
         weights: model file or checkpoint to start from.
@@ -103,6 +105,8 @@ class LanguageTask(Task):
     def setup(self, stage: str) -> None:
         """Start the sums; labels are made with the batches, so there is nothing to look for in a store."""
         self._make_meters()
+        if stage == "fit" and getattr(getattr(self.trainer, "datamodule", None), "val", "") is None:
+            self.trainer.limit_val_batches = 0  # Lightning would warn that the validation set is empty
 
     def on_fit_start(self) -> None:
         """On a fresh fit standardise the descriptors, or take everything from a model file."""
@@ -129,9 +133,9 @@ class LanguageTask(Task):
 
     def _descriptors(self, batch: GraphData) -> Tensor:
         if _DESCRIPTORS not in batch:
-            if "smiles" not in batch:
-                raise DataError("the batch has neither 'descriptors' nor the 'smiles' to calculate them from")
-            Descriptors(self.mist.descriptor_names).build(batch)
+            text = batch if "smiles" in batch else _written(batch)
+            Descriptors(self.mist.descriptor_names).build(text)
+            batch.descriptors = text.descriptors.to(batch.token_id.device)
         return batch.descriptors
 
     # ---------------------------------------------------------------- steps
@@ -180,10 +184,12 @@ class LanguageTask(Task):
         if self._data() is not None:
             return super()._steps_per_epoch()
         data, limit = getattr(self.trainer, "datamodule", None), self.trainer.limit_train_batches
-        loader = None if data is None else data.train_dataloader()
-        if loader is None or not hasattr(loader, "__len__"):
-            raise ConfigError("how long an epoch of streamed text is can't be known: set trainer.max_steps")
-        batches = len(loader)
+        batches = getattr(data, "steps_per_epoch", None)
+        if batches is None:
+            loader = None if data is None else data.train_dataloader()
+            if loader is None or not hasattr(loader, "__len__"):
+                raise ConfigError("how long an epoch of streamed text is can't be known: set trainer.max_steps")
+            batches = len(loader)
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         return math.ceil(batches / self.trainer.accumulate_grad_batches)
 
@@ -227,6 +233,14 @@ class LanguageTask(Task):
             for name, form in names.items()
             if f"{stage}/{name}" in metrics
         }
+
+
+def _written(batch: GraphData) -> GraphData:
+    """The molecules as text, from their tokens as they were before some were hidden."""
+    ids = torch.where(batch.token_label >= 0, batch.token_label, batch.token_id).tolist()
+    lengths = torch.bincount(batch.token_component, minlength=batch.count("component")).tolist()
+    rows, tokenizer = iter(ids), SmirkTokenizer()
+    return collate([from_smiles(tokenizer.decode(islice(rows, length))) for length in lengths])
 
 
 def _widened(values: Tensor) -> Tensor:

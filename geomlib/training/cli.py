@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
@@ -25,7 +25,6 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 
 import geomlib.data
 import geomlib.tasks
-from geomlib.data.module import GraphDataModule
 from geomlib.data.splits import Split
 from geomlib.data.stores import Store
 from geomlib.errors import ConfigError, FileFormatError, GeomlibError, nearest
@@ -97,7 +96,7 @@ class GeomlibCLI(LightningCLI):
         self.predictions: Predictions | None = None
         super().__init__(
             model_class=Task,
-            datamodule_class=GraphDataModule,
+            datamodule_class=LightningDataModule,
             save_config_callback=None,
             trainer_defaults=dict(TRAINER_DEFAULTS),
             seed_everything_default=0,
@@ -307,7 +306,7 @@ def _import_vocabulary() -> None:
 
 def _class_names() -> list[str]:
     names: set[str] = set()
-    pending: list[type] = [Task, Net, Store, Split, Schedule, GraphDataModule, EMA, Checkpoints]
+    pending: list[type] = [Task, Net, Store, Split, Schedule, LightningDataModule, EMA, Checkpoints]
     while pending:
         cls = pending.pop()
         names.add(cls.__name__)

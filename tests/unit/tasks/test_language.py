@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningDataModule
 
-from geomlib.data.graph import GraphData
+from geomlib.data.graph import GraphData, collate
+from geomlib.data.molecules import from_smiles
 from geomlib.errors import ConfigError, DataError
 from geomlib.files.modelfile import load, save
 from geomlib.models.mist.net import MIST
@@ -137,16 +138,16 @@ def test_descriptors_are_a_second_objective(tmp_path):
     assert torch.corrcoef(torch.stack([found[:, 0], data.val[1].descriptors[:, 0]]))[0, 1] > 0.8
 
 
-def test_descriptors_are_calculated_where_a_batch_has_none(tmp_path):
-    from geomlib.data.graph import collate
-    from geomlib.data.molecules import from_smiles
-
-    batches = []
+@pytest.mark.parametrize("text", [True, False])
+def test_descriptors_are_calculated_where_a_batch_has_none(tmp_path, text):
+    net, batches = net_of(template=True), []
     for smiles in (["CCO", "c1ccccc1"], ["CC(=O)O", "CCCCCC"]):
-        batch = collate([from_smiles(text) for text in smiles])
-        batch.token_component = batch.character_component
-        batch.token_id = torch.full_like(batch.token_component, 45)
-        batch.token_label = torch.full_like(batch.token_id, 45)
+        batch = net.spec.build(collate([from_smiles(text) for text in smiles]))
+        chosen = (batch.token_id < 159) & (torch.arange(len(batch.token_id)) % 3 == 0)
+        batch.token_label = torch.where(chosen, batch.token_id, -100)
+        batch.token_id = torch.where(chosen, 164, batch.token_id)
+        if not text:
+            del batch.smiles, batch.character_component
         batches.append(batch)
     data = Language()
     data.train, data.val = batches, batches
@@ -247,6 +248,3 @@ def test_what_can_not_be_trained_is_refused(tmp_path):
         del batch.token_label
     with pytest.raises(DataError, match="no token is hidden"):
         fit(LanguageTask(net_of(), adam), tmp_path, data, epochs=1)
-    data = Language()
-    with pytest.raises(DataError, match=r"neither 'descriptors' nor the 'smiles'"):
-        fit(LanguageTask(net_of(descriptors=NAMES), adam, descriptor_weight=1.0), tmp_path, data, epochs=1)
