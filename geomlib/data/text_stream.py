@@ -40,7 +40,8 @@ def find_shards(source: str | Sequence[str]) -> list[Path]:
             found.append(path)
         else:
             here = [Path(name) for name in glob.glob(word)]  # noqa: PTH207 - the pattern may be absolute
-            found += here or [file for folder in card_folders() for file in folder.glob(word) if not path.is_absolute()]
+            folders = [] if path.is_absolute() else card_folders()
+            found += here or [file for folder in folders for file in folder.glob(word)]
     if not found:
         raise FileFormatError(f"{source}: there is no text file of SMILES ({', '.join(_ENDINGS)})")
     return sorted(set(found))
