@@ -1,6 +1,6 @@
 """Does training on two data sets at once cost accuracy, and does it help with a third one that has few labels?
 
-    python scripts/benchmarks/multitask.py [--steps 600] [--seeds 1] [--frames 50] [--json]
+    python scripts/benchmarks/multitask.py [--steps 600] [--lr 0.016] [--seeds 1] [--frames 50] [--json]
 
 Recipe dpa3/water-and-clusters: liquid water (periodic) and reactive clusters (no cell), L2 64/32/16. Each set is
 learned alone (a plain DPA3), and both at once with separate and with shared fitting nets, every set with the same
@@ -34,6 +34,7 @@ def configuration(args: argparse.Namespace, seed: int) -> dict[str, Any]:
     clusters = str(args.shared / "water_dpmd" / "nopbc" / "C1H4O2")
     data["sets"]["clusters"]["init_args"]["store"]["init_args"]["systems"] = clusters
     recipe["trainer"] |= {"max_steps": 2 * args.steps, "enable_progress_bar": False, "accelerator": "cpu"}
+    recipe["model"]["init_args"]["optimizer"]["init_args"]["lr"] = args.lr
     recipe["seed_everything"] = data["seed"] = seed
     return recipe
 
@@ -136,6 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=SHARED, help="folder with water_dpmd and mlip_extxyz")
     parser.add_argument("--steps", type=int, default=600, help="training steps of each set")
+    parser.add_argument("--lr", type=float, default=1.6e-2, help="learning rate of all runs at their start")
     parser.add_argument("--frames", type=int, default=50, help="labelled frames of the third set")
     parser.add_argument("--tuning-steps", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=1)
