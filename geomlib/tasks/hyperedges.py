@@ -31,9 +31,9 @@ class HyperedgeTask(Task):
 
     A batch is a graph (or several); a step takes at most `batch_candidates` of its candidates for each head. With
     more than one member, member m leaves out the candidates of fold m modulo `folds`, so that every candidate gets a
-    probability from members that never saw it. Validating on the training graphs uses those, calibrates the heads on
-    them, and sets the net's threshold to J / (1 + J) with J their best Jaccard index; validating on other graphs uses
-    all members and leaves both. For one source graph give it as training and as validation set.
+    probability from members that never saw it; validating on training graphs uses those, on other graphs all members.
+    Validation also calibrates the heads and sets the net's threshold to J / (1 + J), with J the best Jaccard index
+    there. For one source graph give it as training and as validation set.
 
     Args:
         net: a `SHyRe`.
@@ -162,8 +162,9 @@ class HyperedgeTask(Task):
     def _evaluate(self, batch: GraphData, stage: str) -> dict[str, Tensor]:
         key = self._key(batch)
         values = self._fill(batch, key)
-        own = stage == "val" and self.folds > 1 and self._was_trained_on(key)
-        unseen = self._held_out(values["fold"]) if own else None
+        trained_on = stage == "val" and self._was_trained_on(key)
+        fair = stage == "val" and (self.folds > 1 or not trained_on)
+        unseen = self._held_out(values["fold"]) if trained_on and fair else None
         maximal = values["candidate_maximal"]
         raw = self.shyre.probability(values["candidate_features"], maximal, unseen)
         chance = raw.cpu().double()
@@ -171,7 +172,7 @@ class HyperedgeTask(Task):
         true = Hypergraph.from_data(batch.cpu())
         safe = chance.clamp(1e-4, 1 - 1e-4)
         loss = float(torch.nn.functional.binary_cross_entropy(safe, label.double(), reduction="sum"))
-        if own:
+        if fair:
             self._out_of_fold.append((chance, maximal.cpu(), label, len(true)))
         self._seen.setdefault(stage, []).append((loss, chance, maximal.cpu(), true, sets))
         chance = self.shyre.calibrated(raw, maximal)
