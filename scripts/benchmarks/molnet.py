@@ -187,6 +187,9 @@ CONFIGURATIONS = {
     "descriptors": Configuration(
         {"descriptors": ["rdkit"], "dropout": 0.2, "descriptor_dropout": 0.1}, family="combined"
     ),
+    "descriptors+ecfp": Configuration(
+        {"descriptors": ["rdkit", "ecfp"], "dropout": 0.3, "descriptor_dropout": 0.3}, family="combined"
+    ),
     "combined": Configuration(
         {"members": {"graph": GRAPH}, "descriptors": ["rdkit"], "dropout": 0.2, "descriptor_dropout": 0.1},
         family="combined",
