@@ -10,7 +10,7 @@ from geomlib.errors import ConfigError
 from geomlib.models.spe.encoding import PositionalEncoding, checked_modes, graph_of_nodes, real_modes
 from geomlib.models.spe.mlp import MLP, BatchRows, activated, make_norm, modules
 from geomlib.models.spe.packing import Block, PackedGraphs, aggregate, blocks_of
-from geomlib.models.spe.rho import GINLayer
+from geomlib.models.spe.pair_function import GINLayer
 from geomlib.nn.reduce import segment_sum
 
 __all__ = ["PEARL", "BasisNet", "ColumnGIN", "SignNet"]
