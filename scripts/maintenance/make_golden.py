@@ -21,7 +21,22 @@ from geomlib.data.hypergraphs import Hypergraph
 from geomlib.data.molecules import from_smiles
 from geomlib.files.manifest import manifest_of
 from geomlib.files.modelfile import load, save
-from geomlib.models import DMPNN, DPA3, GINE, GPS, MIST, CombinedNet, MISTProperty, MultiHeadDPA3, QHNet, SHyRe, SPHNet
+from geomlib.models import (
+    DMPNN,
+    DPA3,
+    GINE,
+    GPS,
+    MIST,
+    CombinedNet,
+    ConductivityNet,
+    ExcessNet,
+    MISTProperty,
+    MixtureNet,
+    MultiHeadDPA3,
+    QHNet,
+    SHyRe,
+    SPHNet,
+)
 
 FOLDER = Path(__file__).parents[2] / "tests" / "golden"
 INDEX = FOLDER / "index.json"
@@ -101,6 +116,27 @@ NETS = {
         "shared": lambda: MultiHeadDPA3(
             ["water", "clusters"], elements=["C", "H", "O"], **TINY, fitting="shared", dataset_encoding=3
         ),
+    },
+    "excess": {
+        "points": lambda: ExcessNet(["a", "b"], {"family": "mist-property", **ENCODER}, interactions="difference"),
+        "law": lambda: ExcessNet(
+            ["a"],
+            {"family": "dmpnn", **GRAPH},
+            interactions="concat",
+            controls=2,
+            temperature="arrhenius",
+            relative=True,
+            curve="redlich-kister",
+        ),
+        "only": lambda: ExcessNet(
+            ["a"], {"family": "combined", "descriptors": ["TPSA", "RingCount"]}, interactions="softmax", linear=False
+        ),
+    },
+    "ionic-conductivity": {
+        "plain": lambda: ConductivityNet("ln_k", {"family": "mist-property", **ENCODER, "pool": "first"}),
+    },
+    "mixture": {
+        "warm": lambda: MixtureNet(["a", {"name": "b", "kind": "binary"}], {"family": "dmpnn", **GRAPH}),
     },
     "mist": {
         "tokens": lambda: MIST(**ENCODER, pool="mean", descriptors=["MolWt", "TPSA"]),
@@ -234,6 +270,15 @@ def short_mixtures(net: torch.nn.Module, generator: torch.Generator) -> list[Gra
     return [from_smiles("NC#N"), from_smiles(["O", "[Na+]"], mole_fraction=[0.25, 0.75])]
 
 
+def warm_mixtures(net: torch.nn.Module, generator: torch.Generator) -> list[GraphData]:
+    """A molecule, a pair with a component that is absent, and a mixture, each at a temperature."""
+    return [
+        from_smiles("CC(N)=O", temperature=298.15),
+        from_smiles(["O", "CC#N"], mole_fraction=[0.0, 1.0], temperature=273.5),
+        from_smiles(["CCO", "O", "F/C=C/C#N"], mole_fraction=[0.5, 0.125, 0.375], temperature=350.0),
+    ]
+
+
 def networks(net: torch.nn.Module, generator: torch.Generator) -> list[GraphData]:
     """A path, a ring with a tail, and a single node."""
     graphs = []
@@ -263,10 +308,13 @@ def hypergraphs(net: torch.nn.Module, generator: torch.Generator) -> list[GraphD
 INPUTS = {
     "combined": mixtures,
     "dmpnn": mixtures,
+    "excess": warm_mixtures,
     "gine": networks,
     "gps": networks,
+    "ionic-conductivity": warm_mixtures,
     "mist": short_mixtures,
     "mist-property": mixtures,
+    "mixture": warm_mixtures,
     "qhnet": molecules,
     "shyre": hypergraphs,
     "sphnet": molecules,
