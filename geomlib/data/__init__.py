@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from geomlib.data.hypergraph_store import HyperedgeStore as HyperedgeStore
     from geomlib.data.hypergraphs import Hypergraph as Hypergraph
     from geomlib.data.hypergraphs import read_hyperedges as read_hyperedges
+    from geomlib.data.mixtures import CompoundSplit as CompoundSplit
+    from geomlib.data.mixtures import MixtureStore as MixtureStore
+    from geomlib.data.mixtures import PairSplit as PairSplit
     from geomlib.data.module import GraphDataModule as GraphDataModule
     from geomlib.data.multi import MultiDataModule as MultiDataModule
     from geomlib.data.networks import from_networkx as from_networkx
@@ -53,6 +56,7 @@ _LAZY = {
     "CardStore": "cards",
     "CheckedSplit": "table_splits",
     "ColumnSplit": "table_splits",
+    "CompoundSplit": "mixtures",
     "ConcatStore": "stores",
     "DeepmdStore": "deepmd",
     "ExtxyzStore": "extxyz",
@@ -65,7 +69,9 @@ _LAZY = {
     "HyperedgeStore": "hypergraph_store",
     "Hypergraph": "hypergraphs",
     "MemoryStore": "stores",
+    "MixtureStore": "mixtures",
     "MultiDataModule": "multi",
+    "PairSplit": "mixtures",
     "RandomSplit": "splits",
     "RangeSplit": "splits",
     "ScaffoldSplit": "table_splits",
@@ -93,6 +99,7 @@ __all__ = [
     "CardStore",
     "CheckedSplit",
     "ColumnSplit",
+    "CompoundSplit",
     "ConcatStore",
     "DeepmdStore",
     "ExtxyzStore",
@@ -104,7 +111,9 @@ __all__ = [
     "HyperedgeStore",
     "Hypergraph",
     "MemoryStore",
+    "MixtureStore",
     "MultiDataModule",
+    "PairSplit",
     "RandomSplit",
     "RangeSplit",
     "ScaffoldSplit",

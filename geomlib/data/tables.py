@@ -121,7 +121,7 @@ class TableStore(Store):
         DataError: a bad row, or no row that could be used.
     """
 
-    partial = ("target",)
+    partial: tuple[str, ...] = ("target",)
 
     def __init__(
         self,
