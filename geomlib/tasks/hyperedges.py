@@ -32,8 +32,8 @@ class HyperedgeTask(Task):
     A batch is a graph (or several); a step takes at most `batch_candidates` of its candidates for each head. With
     more than one member, member m leaves out the candidates of fold m modulo `folds`, so that every candidate gets a
     probability from members that never saw it; validating on training graphs uses those, on other graphs all members.
-    Validation also calibrates the heads and sets the net's threshold to J / (1 + J), with J the best Jaccard index
-    there. For one source graph give it as training and as validation set.
+    Validation also sets the net's threshold to J / (1 + J), with J the best Jaccard index there, and calibrates the
+    heads if that is wanted. For one source graph give it as training and as validation set.
 
     Args:
         net: a `SHyRe`.
@@ -42,6 +42,8 @@ class HyperedgeTask(Task):
         batch_candidates: of each head in a step; all if there are fewer.
         folds: 1 trains every member on all candidates.
         rule: `expected` sets the threshold as said; `half` keeps p > 0.5, as published.
+        calibrate: fit scale and shift of each head's log-odds in validation. Members that judge what they did not
+            see are fewer than those that answer later, so this takes answers for bolder than they are.
         weights: model file or checkpoint to start from.
         seed: of folds, batches and dropout.
 
@@ -57,6 +59,7 @@ class HyperedgeTask(Task):
         batch_candidates: int = 2048,
         folds: int = 5,
         rule: Literal["expected", "half"] = "expected",
+        calibrate: bool = False,
         weights: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -71,6 +74,7 @@ class HyperedgeTask(Task):
             raise ConfigError(f"batch_candidates {batch_candidates}, rule '{rule}': expected a count, expected or half")
         self.shyre = inner
         self.batch_candidates, self.folds, self.rule, self.seed = batch_candidates, folds, rule, seed
+        self.calibrate = calibrate
         self._prepared: dict[str, dict[str, Tensor]] = {}
         self._training: set[str] = set()
         self._seen: dict[str, list[tuple[float, Tensor, Tensor, Hypergraph, Hypergraph]]] = {}
@@ -220,17 +224,17 @@ class HyperedgeTask(Task):
     def on_validation_epoch_end(self) -> None:
         """Set the threshold, log the agreement."""
         if self._out_of_fold and self.rule == "expected":
-            self._calibrate()
+            self._set_threshold()
         super().on_validation_epoch_end()
 
-    def _calibrate(self) -> None:
-        """Fit calibration and threshold to the answers of members about candidates that they did not see."""
+    def _set_threshold(self) -> None:
+        """Fit threshold, and calibration, to the answers of members about candidates that they did not see."""
         chance = torch.cat([row[0] for row in self._out_of_fold])
         maximal = torch.cat([row[1] for row in self._out_of_fold])
         label = torch.cat([row[2] for row in self._out_of_fold])
         for head in (MAXIMAL, NESTED):
             own = maximal == (head == MAXIMAL)
-            if float(self.shyre.constant[head]) == 0.5:
+            if self.calibrate and float(self.shyre.constant[head]) == 0.5:
                 fitted = platt(chance[own].numpy(), label[own].numpy())
                 self.shyre.calibration[head] = torch.tensor(fitted, dtype=torch.float64)
         total = sum(row[3] for row in self._out_of_fold)

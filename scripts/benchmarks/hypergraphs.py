@@ -30,6 +30,8 @@ from geomlib.models.shyre.net import SHyRe
 from geomlib.tasks.hyperedges import HyperedgeTask
 
 BUDGETS = {"enron": 10_000, "crime": 1_000, "directors": 800, "school2": 200_000}
+Row = tuple[Callable[[int], Hypergraph], list[int]]
+
 PUBLISHED = {"enron": 1_000, "crime": 1_000, "directors": 800, "school2": 60_000}
 
 
@@ -62,12 +64,53 @@ def train(file: Path, seed: int, budget: int, published: str = "", fraction: flo
     return net.eval().requires_grad_(False)
 
 
+def methods(name: str, folder: Path, seeds: list[int]) -> tuple[Hypergraph, dict[str, Row]]:
+    """The hypergraph to find and, by name, every method with its seeds."""
+    source, true = (read_hyperedges(folder / name / f"{half}.txt") for half in ("train", "test"))
+    graph, file = true.project(), folder / name / "train.txt"
+    nets: dict[int, SHyRe] = {}
+
+    def fitted(seed: int) -> SHyRe:
+        if seed not in nets:
+            nets[seed] = train(file, seed, BUDGETS[name])
+        return nets[seed]
+
+    def relabelled(seed: int) -> Hypergraph:
+        order = np.random.default_rng(100 + seed).permutation(true.num_nodes)
+        found = reconstruct(fitted(seed), true.relabelled(order).project()).hypergraph
+        return found.relabelled(np.argsort(order))
+
+    def weighted(seed: int) -> Hypergraph:
+        return reconstruct_weighted(fit_scorer(source.simple(), seed=seed), true.simple().project(weighted=True))
+
+    def published(kind: str) -> Callable[[int], Hypergraph]:
+        return lambda seed: reconstruct(train(file, seed, PUBLISHED[name], kind), graph).hypergraph
+
+    def few(seed: int) -> Hypergraph:
+        return reconstruct(train(file, seed, BUDGETS[name], fraction=0.1), graph).hypergraph
+
+    return true, {
+        "max cliques": (lambda seed: max_cliques(graph), [0]),
+        "clique cover": (lambda seed: clique_cover(graph, seed=seed), seeds),
+        "CFinder": (lambda seed: cfinder_fitted(source, graph), [0]),
+        "Demon": (lambda seed: demon(graph, seed=seed), seeds),
+        "Bayesian-MDL": (lambda seed: bayesian_mdl(graph, 100, seed), [0]),
+        "published count": (published("count"), seeds),
+        "published motif": (published("motif"), seeds),
+        "SHyRe": (lambda seed: reconstruct(fitted(seed), graph).hypergraph, seeds),
+        "SHyRe, relabelled": (relabelled, seeds),
+        "SHyRe, cover": (lambda seed: reconstruct(fitted(seed), graph, cover=True).hypergraph, seeds),
+        "SHyRe, 10 % known": (few, seeds),
+        "with multiplicities": (weighted, [0]),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--sets", nargs="+", default=["enron", "crime", "directors", "school2"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--skip", nargs="+", default=[], help="rows to leave out")
+    parser.add_argument("--methods", nargs="+", help="rows to show; all if not given")
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -75,52 +118,11 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     table: dict[str, dict[str, list[float]]] = {}
     for name in args.sets:
-        source, true = (read_hyperedges(args.folder / name / f"{half}.txt") for half in ("train", "test"))
-        graph = true.project()
-        file = args.folder / name / "train.txt"
-        nets: dict[int, SHyRe] = {}
-
-        def shyre(seed: int, **options: bool) -> Hypergraph:
-            nets.setdefault(seed, train(file, seed, BUDGETS[name]))
-            return reconstruct(nets[seed], graph, **options).hypergraph
-
-        def relabelled(seed: int) -> Hypergraph:
-            order = np.random.default_rng(100 + seed).permutation(true.num_nodes)
-            found = reconstruct(nets[seed], true.relabelled(order).project()).hypergraph
-            return found.relabelled(np.argsort(order))
-
-        def weighted(seed: int) -> Hypergraph:
-            return reconstruct_weighted(fit_scorer(source.simple(), seed=seed), true.simple().project(weighted=True))
-
-        rows: dict[str, tuple[Callable[[int], Hypergraph], list[int]]] = {
-            "max cliques": (lambda seed: max_cliques(graph), [0]),
-            "clique cover": (lambda seed: clique_cover(graph, seed=seed), args.seeds),
-            "CFinder": (lambda seed: cfinder_fitted(source, graph), [0]),
-            "Demon": (lambda seed: demon(graph, seed=seed), args.seeds),
-            "Bayesian-MDL": (lambda seed: bayesian_mdl(graph, 100, seed), [0]),
-            "published count": (
-                lambda seed: reconstruct(train(file, seed, PUBLISHED[name], "count"), graph).hypergraph,
-                args.seeds,
-            ),
-            "published motif": (
-                lambda seed: reconstruct(train(file, seed, PUBLISHED[name], "motif"), graph).hypergraph,
-                args.seeds,
-            ),
-            "SHyRe": (shyre, args.seeds),
-            "SHyRe, relabelled": (relabelled, args.seeds),
-            "SHyRe, cover": (lambda seed: shyre(seed, cover=True), args.seeds),
-            "SHyRe, 10 % known": (
-                lambda seed: reconstruct(train(file, seed, BUDGETS[name], fraction=0.1), graph).hypergraph,
-                args.seeds,
-            ),
-            "with multiplicities": (weighted, [0]),
-        }
-        for method, (run, seeds) in rows.items():
-            if method in args.skip:
-                continue
-            begin, scores = time.process_time(), []
-            for seed in seeds:
-                scores.append(agreement(true, run(seed)))
+        true, rows = methods(name, args.folder, args.seeds)
+        for method in args.methods or rows:
+            run, seeds = rows[method]
+            begin = time.process_time()
+            scores = [agreement(true, run(seed)) for seed in seeds]
             values = [100 * score.jaccard for score in scores]
             table.setdefault(method, {})[name] = values
             shown = " ".join(f"{value:.2f}" for value in values)

@@ -48,8 +48,8 @@ class SHyRe(Net):
     Candidates are all maximal cliques, the subsets that the sampler draws from them, and, if wanted, the cliques of
     some greedy covers. Each gets features that only need the graph, standardised over the candidates of its own graph,
     and a probability from one of two heads, for maximal cliques and for proper subsets. A head is an ensemble of
-    perceptrons, each with a linear path beside its hidden layers, whose mean probability is calibrated; it answers 0
-    or 1 where all its training candidates had one label. A candidate counts as a hyperedge above `threshold`.
+    perceptrons, each with a linear path beside its hidden layers, whose mean probability counts; it answers 0 or 1
+    where all its training candidates had one label. A candidate counts as a hyperedge above `threshold`.
 
     Choosing all candidates with p > J / (1 + J) maximises the expected Jaccard index J of the choice; the task sets
     the threshold to that of the J it sees on candidates that a member was not trained on. `SHyRe.published` gives the

@@ -36,7 +36,7 @@ def trainer(**arguments):
 def fit(rule="expected", workers=0, epochs=30, folds=2):
     torch.manual_seed(0)
     net = SHyRe("count+structure", budget=400, hidden=[16], members=4, covers=2)
-    task = HyperedgeTask(net, folds=folds, rule=rule)
+    task = HyperedgeTask(net, folds=folds, rule=rule, calibrate=rule == "expected")
     source = MemoryStore([teams(0).to_data()], "source")
     data = GraphDataModule(
         source,
