@@ -239,7 +239,7 @@ def main() -> None:
     parser.add_argument("--interactions", default="concat")
     parser.add_argument("--dropout", type=float, default=0.2)
     parser.add_argument("--controls", type=int, default=3)
-    parser.add_argument("--skip-baselines", action="store_true")
+    parser.add_argument("--only", help="models whose name holds this")
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -259,7 +259,7 @@ def main() -> None:
         print("rows", {name: len(rows) for name, rows in parts.items()})
         ways = models(table, parts, options, names, seed)
         for name, way in ways.items():
-            if options.skip_baselines and name != "excess net, descriptors":
+            if options.only and options.only not in name:
                 continue
             began = time.process_time()
             found = way()
