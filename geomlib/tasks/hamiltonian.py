@@ -107,6 +107,12 @@ class HamiltonianTask(Task):
                     metrics[f"test/{name}_energy_mae"], metrics[f"test/{name}_energy_rmse"] = mean, rmse
         return metrics
 
+    def metric_unit(self, name: str) -> str:
+        """Unit in which errors of a field or of orbital energies are reported."""
+        if name == "orbital":  # overlaps of orbitals
+            return ""
+        return "Hartree" if name.removesuffix("_energy") in _ORBITAL_METRICS else super().metric_unit(name)
+
     def progress(self, metrics: Mapping[str, float], stage: str) -> dict[str, str]:
         """MAE of the matrix."""
         name = f"{stage}/hamiltonian_mae"
