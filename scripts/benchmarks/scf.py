@@ -3,8 +3,8 @@
     python scripts/benchmarks/scf.py MODEL DATA.h5 [--frames 450:500:5] [--json]     # needs geomlib[dft]
 
 For the chosen frames of a file that `HamiltonianStore` reads, PySCF runs the calculation that the model was trained on
-twice: from its own `minao` density and from the density of the predicted orbitals. Printed are the cycles of both, their
-ratio, and the largest difference of the final energies. The time of a prediction is that of one Fock matrix and the net.
+twice: from its own `minao` density and from the density of the predicted orbitals. Printed are the cycles of both,
+their ratio, and the largest difference of the final energies. A prediction takes one Fock matrix and the net.
 """
 
 import argparse
