@@ -50,7 +50,7 @@ class TensorProduct(ExactConstants):
     Inputs:
         x: [rows, channels, components]
         y: [rows, channels_y, components]
-        weight: [rows, *weight_shape] where weights is `rows`.
+        weight: rows of `weight_shape`, where weights is `rows`.
     Returns: [rows, channels, components]
 
     Raises:

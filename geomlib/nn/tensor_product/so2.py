@@ -67,7 +67,7 @@ class SO2Convolution(nn.Module):
     Inputs:
         x: [rows, channels, components]
         direction: [rows, 3], not zero
-        weight: [rows, *weight_shape] where weights is `rows`
+        weight: rows of `weight_shape`, where weights is `rows`
     Returns: [rows, channels_out, components], variance 1 for unit variance of x and weights
     Raises:
         ConfigError: weights per row in mode `uvw`.
