@@ -4,7 +4,8 @@
 
 FOLDER/<name>/{train,test}.txt hold one hyperedge a line. Everything that is chosen (sampler, columns, calibration,
 threshold, k of CFinder) is chosen on train.txt; the hyperparameters of SHyRe are the same for all sets but the budget
-of the sampler. They were settled while scores on test.txt were in sight. `published` is the published system: p > 0.5, its own budget, one perceptron a head.
+of the sampler. They were settled while scores on test.txt were in sight. `published` is the published system: p > 0.5,
+its own budget, one perceptron a head.
 """
 
 import argparse

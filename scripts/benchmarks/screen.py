@@ -2,7 +2,8 @@
 
 Both parse, calculate six descriptors and apply Lipinski's and Veber's rules; the loop writes a CSV file, too. Each
 measurement runs in a process of its own. CPU time is that of the process and its workers, less that of the same command
-on 10 rows in 10 chunks, for which all workers start; wall time is given beside it and means something on an idle machine only.
+on 10 rows in 10 chunks, for which all workers start; wall time is given beside it and means something on an idle
+machine only.
 
     python scripts/benchmarks/screen.py [--rows 50000] [--data ../shared/data/zinc_smiles] [--workers 1 2] [--json]
 
