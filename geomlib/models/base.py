@@ -67,6 +67,9 @@ class Net(nn.Module):
         """The net as it goes into a model file; another one where there are parts that only training needs."""
         return self
 
+    def advance(self, step: int) -> None:
+        """Tell the net, before each training step, how many optimizer steps are done; most don't care."""
+
     def single(self, head: str) -> "Net":
         """The net of one head, with the same tensors."""
         raise TypeError(f"{type(self).__name__} has no heads")

@@ -206,6 +206,10 @@ class Task(lightning.LightningModule):
         """Predictions of the net."""
         return self.net(batch)
 
+    def on_train_batch_start(self, batch: GraphData, batch_idx: int) -> None:
+        """Let the net know the step, on which what it learns may depend."""
+        bare_net(self.net)[0].advance(self.global_step)
+
     def training_step(self, batch: GraphData, batch_idx: int) -> Tensor:
         """Loss of a batch."""
         return self._step(batch, "train")[0]

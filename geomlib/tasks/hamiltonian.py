@@ -9,7 +9,6 @@ from torch import Tensor
 from geomlib.data.graph import GraphData
 from geomlib.errors import DataError
 from geomlib.models.base import Net
-from geomlib.models.sphnet.net import SPHNet
 from geomlib.nn.orbitals import compare_orbitals, generalised_eigenproblem
 from geomlib.tasks.base import Task
 from geomlib.tasks.meters import Meter
@@ -63,11 +62,6 @@ class HamiltonianTask(Task):
             learning_rates=learning_rates,
         )
         self._orbitals = Meter(_ORBITAL_METRICS)
-
-    def on_train_batch_start(self, batch: GraphData, batch_idx: int) -> None:
-        """Tell a net that chooses its paths how many optimizer steps are done."""
-        if isinstance(self.net, SPHNet):
-            self.net.advance(self.global_step)
 
     def on_test_epoch_start(self) -> None:
         """Start the epoch's sums."""

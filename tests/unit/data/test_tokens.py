@@ -48,6 +48,7 @@ def test_vocabulary_is_the_published_one():
         ("C [NH4+]", "C [UNK] [ N H 4 + ]"),
         ("CC?[13CH3]C", "C C [UNK] [ 1 3 C H 3 ] C"),
         ("[PF6-]", "[ P [UNK] ]"),
+        ("[Cu++2]", "[ Cu [UNK] ]"),
         ("[te]1cccc1", "[ [UNK] ] 1 c c c c 1"),
         ("[Fe", "[UNK] F [UNK]"),
         ("[]", "[ ]"),

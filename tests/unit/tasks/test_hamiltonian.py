@@ -1,0 +1,71 @@
+"""Training on matrices: what the test reports, beside numbers made here from the file of the model."""
+
+import json
+
+import pytest
+import torch
+
+import geomlib
+from geomlib.cli import main
+from geomlib.data.cards import CardStore
+from geomlib.data.graph import collate
+from geomlib.errors import DataError
+from geomlib.nn.orbitals import generalised_eigenproblem
+from geomlib.tasks.hamiltonian import matrices, occupied_orbitals
+
+
+def test_reported_errors_are_those_of_the_model_and_the_net_knew_the_step(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "-c",
+        "sphnet/smoke",
+        "--folder",
+        "out",
+        "--trainer.max_epochs",
+        "2",
+        "--trainer.enable_progress_bar",
+        "false",
+    ]
+    words += ["--model.net.path_sparsity", "0.5", "--model.net.path_steps", "[3, 4]", "--model.net.channels", "8"]
+    assert main(["fit", *words]) == 0
+    assert main(["test", "out"]) == 0
+    found = json.loads((tmp_path / "out" / "test_metrics.json").read_text())
+    metrics, store = found["metrics"], CardStore("water-orbitals", "test")
+    last = geomlib.load("out/checkpoints/last.ckpt")
+    steps = {int(value) for name, value in last.state_dict().items() if name.endswith("schedule.step")}
+    assert steps == {9}  # of ten, the last one began with nine done
+    net = geomlib.load("out/model.safetensors", dtype="float32")
+    sums = {name: [] for name in ("entries", "initial", "occupied", "homo", "gap")}
+    for graph in store:
+        predicted = net(net.spec.build(graph))["hamiltonian"].detach()
+        sums["entries"].append((predicted - graph.hamiltonian).abs())
+        sums["initial"].append((graph.initial_hamiltonian - graph.hamiltonian).abs())
+        overlap = graph.overlap.view(7, 7)
+        mine = generalised_eigenproblem(predicted.view(7, 7), overlap).energies
+        true = generalised_eigenproblem(graph.hamiltonian.view(7, 7), overlap).energies
+        sums["occupied"].append((mine - true)[:5].abs())
+        sums["homo"].append((mine - true)[4:5].abs())
+        sums["gap"].append(((mine - true)[5:6] - (mine - true)[4:5]).abs())
+    means = {name: float(torch.cat(values).mean()) for name, values in sums.items()}
+    assert metrics["hamiltonian_mae"] == pytest.approx(means["entries"], rel=1e-4)
+    assert found["mean_predictor"]["hamiltonian_mae"] == pytest.approx(means["initial"], rel=1e-9)
+    for name in ("occupied", "homo", "gap"):
+        assert metrics[f"{name}_energy_mae"] == pytest.approx(means[name], rel=1e-3)
+    assert 0.9 < metrics["orbital_subspace"] <= 1.0
+
+
+def test_matrices_of_a_batch_are_those_of_its_graphs():
+    from geomlib.models import SPHNet
+
+    net = SPHNet(["H", "O"], basis="sto-3g", channels=8)
+    graphs = [net.spec.build(CardStore("water-orbitals", "test")[k]) for k in range(3)]
+    batch = collate(graphs)
+    for matrix, graph in zip(matrices(batch.hamiltonian, batch), graphs, strict=True):
+        assert torch.equal(matrix, graph.hamiltonian.view(7, 7))
+
+
+def test_open_shells_are_refused():
+    assert occupied_orbitals(torch.tensor([8, 1, 1])) == 5
+    assert occupied_orbitals(torch.tensor([8, 1, 1, 1]), charge=1) == 5
+    with pytest.raises(DataError, match="9 electrons make no closed shell"):
+        occupied_orbitals(torch.tensor([8, 1]))
