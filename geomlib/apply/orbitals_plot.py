@@ -29,17 +29,14 @@ def plot_levels(report: OrbitalReport, path: str | Path, title: str, width: floa
     for number in shown.nonzero()[0]:
         color = "#2f6fb4" if number < report.occupied else "#d1622b"
         axes.plot([levels[number]] * 2, [-0.12 * states.max(), -0.02 * states.max()], color=color, linewidth=1.5)
-    for name, value in (("HOMO", report.homo), ("LUMO", report.lumo)):
-        axes.annotate(
-            f"{name} {HARTREE_EV * value:.2f} eV",
-            (HARTREE_EV * value, states.max()),
-            rotation=90,
-            ha="right",
-            va="top",
-            fontsize=8,
-        )
-        axes.axvline(HARTREE_EV * value, color="#667080", linewidth=0.6, linestyle=":")
-    axes.set(xlabel="energy / eV", ylabel="states / eV", title=title)
+    top = states.max()
+    for name, value, side in (("HOMO", report.homo, "right"), ("LUMO", report.lumo, "left")):
+        place = HARTREE_EV * value
+        axes.plot([place, place], [0.0, 1.22 * top], color="#667080", linewidth=0.8, linestyle=":")
+        words = f" {name} {place:.2f} eV ".replace("-", "−")
+        axes.annotate(words, (place, 1.16 * top), ha=side, va="center", fontsize=9)
+    axes.set(xlabel="energy / eV", ylabel="states / eV", title=title, ylim=(-0.16 * top, 1.32 * top))
+    axes.set_yticks([tick for tick in axes.get_yticks() if 0.0 <= tick <= 1.05 * top])
     axes.legend(frameon=False, loc="upper left")
     figure.savefig(path, dpi=160)
     return Path(path)
