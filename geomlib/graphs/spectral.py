@@ -105,7 +105,9 @@ class LaplacianModes(Builder):
             np.ones(edges.shape[1]) if weights is None else weights.detach().cpu().to(torch.float64).numpy()
         )
         sizes = np.diff(first)
-        _check(edges, weight, sizes, first)
+        _check_edges(edges, sizes, first)
+        if weights is not None:
+            _check_weights(weight)
         values = np.zeros((len(sizes), self.d))
         vectors = np.zeros((int(first[-1]), self.d))
         count = np.zeros(len(sizes), dtype=np.int64)
@@ -168,21 +170,20 @@ class LaplacianModes(Builder):
         """Laplacians `[graphs, size, size]`."""
         flat = (graph * size + edges[0]) * size + edges[1]
         total = np.bincount(flat, weights=weight, minlength=graphs * size * size)
-        adjacency: Numbers = total.astype(np.float64, copy=False).reshape(
-            graphs, size, size
-        )  # of no edges it's integer
+        # of no edges it is integer
+        adjacency: Numbers = total.astype(np.float64, copy=False).reshape(graphs, size, size)
         transposed = adjacency.transpose(0, 2, 1)
         if self.directed == "symmetrize":
             adjacency = np.maximum(adjacency, transposed)
-        elif not np.array_equal(adjacency, transposed):
+        elif (adjacency != transposed).any():
             _, row, column = np.argwhere(adjacency != transposed)[0].tolist()
             raise DataError(_one_way(row, column))
         degree = adjacency.sum(2)
-        scale = np.zeros_like(degree)
-        np.divide(1.0, np.sqrt(degree, out=scale, where=degree > 0), out=scale, where=degree > 0)
+        degree[degree == 0.0] = np.inf
+        scale = 1.0 / np.sqrt(degree)
         laplacian = adjacency * -scale[:, :, None]
         laplacian *= scale[:, None, :]
-        laplacian[:, np.arange(size), np.arange(size)] += 1.0
+        laplacian.reshape(graphs, -1)[:, :: size + 1] += 1.0
         return laplacian
 
     def _lanczos(self, edges: Positions, weight: Numbers, size: int) -> tuple[Numbers, Numbers]:
@@ -247,7 +248,7 @@ def _one_way(source: int, target: int) -> str:
     )
 
 
-def _check(edges: Positions, weight: Numbers, sizes: Positions, first: Positions) -> None:
+def _check_edges(edges: Positions, sizes: Positions, first: Positions) -> None:
     """Raise unless these are edges of graphs that have Laplacian modes."""
     if not len(sizes) or sizes.min() == 0:
         raise DataError("Laplacian modes of a graph without nodes: leave empty graphs out")
@@ -262,6 +263,10 @@ def _check(edges: Positions, weight: Numbers, sizes: Positions, first: Positions
             f"edge {at} joins node {edges[0, at]} to itself: Laplacian modes are those of graphs without such loops; "
             "remove them (torch_geometric.utils.remove_self_loops)"
         )
+
+
+def _check_weights(weight: Numbers) -> None:
+    """Raise unless all are finite and at least 0."""
     wrong = ~(weight >= 0.0) | ~np.isfinite(weight)
     if wrong.any():
         at = int(np.argmax(wrong))
