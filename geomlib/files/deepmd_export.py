@@ -15,6 +15,7 @@ from geomlib.files.deepmd_tree import dp_bytes, yaml_bytes
 from geomlib.files.deepmd_weights import net_arrays
 from geomlib.files.manifest import bare_net
 from geomlib.models.dpa3 import DPA3
+from geomlib.models.dpa3.transfer import without_dataset_biases
 
 __all__ = ["deepmd_tree", "export_deepmd"]
 
@@ -27,6 +28,8 @@ _NOT_IN_LAYERS = {"nlayers", "fix_stat_std", "edge_init_use_dist", "use_exp_swit
 
 def export_deepmd(net: nn.Module, path: str | os.PathLike[str]) -> Path:
     """Write a DPA3 net as a model of deepmd-kit, in one step; `import_deepmd` gives the same net back bit for bit.
+
+    Biases of a data set (`dataset_biases`), which deepmd-kit does not have, become part of the plain ones.
 
     Args:
         net: a DPA3, bare or wrapped in `Derivatives`.
@@ -56,6 +59,7 @@ def deepmd_tree(net: nn.Module) -> dict[str, Any]:
         raise ConfigError(f"a net with the heads {', '.join(inner.heads)} can't be exported to deepmd-kit; choose one")
     if type(inner) is not DPA3:
         raise ConfigError(f"{type(inner).__name__} can't be exported to deepmd-kit, which knows DPA3 only")
+    inner = without_dataset_biases(inner)
     section = model_section(inner.config, _precision(inner, "type_embedding"), _precision(inner, "fitting"))
     if not inner.config["fitting_layers"]:
         raise ConfigError("a net without hidden fitting layers can't be exported: deepmd-kit asks for one at least")

@@ -17,7 +17,7 @@ from geomlib.files.modelfile import load
 from geomlib.models.base import Net
 from geomlib.models.dpa3 import DPA3
 from geomlib.models.dpa3.multihead import MultiHeadDPA3
-from geomlib.models.dpa3.transfer import with_code_width, with_elements, without_code
+from geomlib.models.dpa3.transfer import with_code, with_elements, without_code
 from geomlib.models.property import PropertyNet
 from geomlib.nn.lora import is_adapted
 from geomlib.tasks.bias import refit_energy_bias
@@ -31,10 +31,12 @@ Heads = str | dict[str, str | None]
 
 _DEEPMD = (".dp", ".yaml", ".yml", ".pt")
 _FREE = {
-    *("elements", "heads", "fitting", "head_fitting_layers", "dataset_encoding", "excluded_pairs", "excluded_elements"),
+    *("elements", "heads", "fitting", "head_fitting_layers", "dataset_encoding", "dataset_biases"),
+    *("excluded_pairs", "excluded_elements"),
     *("precision", "fitting_precision", "initialization", "recompute", "residual_scale", "residual_init"),
 }
 """Arguments in which file and net may differ without a word."""
+_CODE = ("dataset_encoding", "dataset_biases")
 
 
 @dataclass(frozen=True)
@@ -240,17 +242,22 @@ def _check_shared(target: MultiHeadDPA3, source: _Source, chosen: Mapping[str, s
     nets = {name: source.single(name) for name in names if name is not None}
     states = [net.state_dict() for net in nets.values()]
     parts = [key for key in states[0] if key.startswith("fitting.") and key != "fitting.dataset_code"]
-    width = target.config["dataset_encoding"]
     if (
         None in names
         or len(names) < len(chosen)
-        or any(net.config.get("dataset_encoding") != width for net in nets.values())
+        or any(not _same_code(target, net) for net in nets.values())
         or not all(torch.equal(state[key], states[0][key]) for state in states for key in parts)
     ):
+        asked = " and ".join(f"{key} {target.config[key]}" for key in _CODE)
         raise ConfigError(
             f"{source.path}: the heads of the net share their fitting net, so they all start from one head, or each "
-            f"from another one of a file whose heads share theirs with dataset_encoding {width} too"
+            f"from another one of a file whose heads share theirs with {asked} too"
         )
+
+
+def _same_code(target: Net, source: Net) -> bool:
+    """Whether the codes of data sets enter both fitting nets in the same way."""
+    return all(target.config.get(key) == source.config.get(key) for key in _CODE)
 
 
 def _fill(target: Net, source: Net, path: str, *, keep_fitting: bool, own_code: bool = False) -> None:
@@ -262,9 +269,9 @@ def _fill(target: Net, source: Net, path: str, *, keep_fitting: bool, own_code: 
         if source.elements != target.elements:
             logger.info("elements %s of %s become %s", source.elements, path, target.elements)
             source = with_elements(source, target.elements)
-        width = target.config["dataset_encoding"]
-        if keep_fitting and (own_code or width != source.config["dataset_encoding"]):
-            source = with_code_width(source, width) if width else without_code(source)
+        if keep_fitting and (own_code or not _same_code(target, source)):
+            width, biases = (target.config[key] for key in _CODE)
+            source = with_code(source, width, biases=biases) if width else without_code(source)
             source.fitting.dataset_code = target.fitting.dataset_code
     state, wanted = source.state_dict(), target.state_dict()
     if not keep_fitting:

@@ -3,10 +3,11 @@
     python scripts/benchmarks/multitask.py [--steps 600] [--lr 0.016] [--seeds 1] [--frames 50] [--json]
 
 Recipe dpa3/water-and-clusters: liquid water (periodic) and reactive clusters (no cell), L2 64/32/16. Each set is
-learned alone (a plain DPA3), and both at once with separate and with shared fitting nets, every set with the same
-number of steps and the same batches of it. Then a few frames of a third set, 3BPA (H, C, N, O: nitrogen is a new
-element), are learned from scratch and from the joint models, with the same number of steps. Errors are those of the
-last weights on frames that no training has seen. CPU seconds are those of the fit, on one thread.
+learned alone (a plain DPA3), and both at once with separate fitting nets, with a shared one, and with a shared one in
+which each set has biases of its own, every set with the same number of steps and the same batches of it. Then a few
+frames of a third set, 3BPA (H, C, N, O: nitrogen is a new element), are learned from scratch and from the joint
+models, with the same number of steps. Errors are those of the last weights on frames that no training has seen. CPU
+seconds are those of the fit, on one thread.
 """
 
 import argparse
@@ -22,6 +23,11 @@ import yaml
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "dpa3" / "water-and-clusters.yaml"
 SHARED = Path("../shared/data")
 ELEMENTS = ["H", "C", "N", "O"]
+WAYS = {
+    "separate": {"fitting": "separate"},
+    "shared": {"fitting": "shared"},
+    "own biases": {"fitting": "shared", "dataset_biases": True},
+}
 
 
 def configuration(args: argparse.Namespace, seed: int) -> dict[str, Any]:
@@ -94,13 +100,13 @@ def measure(args: argparse.Namespace, seed: int, folder: Path) -> dict[str, dict
     if "joint" in args.parts:
         for head in ("water", "clusters"):
             rows[f"{head} alone"] = run(alone(recipe, head), folder / f"{head}-{seed}")
-    for fitting in ("separate", "shared"):
+    for fitting in args.ways:
         joint = copy.deepcopy(recipe)
-        joint["model"]["init_args"]["net"]["init_args"]["fitting"] = fitting
+        joint["model"]["init_args"]["net"]["init_args"] |= WAYS[fitting]
         rows[f"both, {fitting}"] = run(joint, folder / f"{fitting}-{seed}")
     few = third(recipe, args)
     rows["third from scratch"] = run(few, folder / f"scratch-{seed}")
-    for fitting in ("separate", "shared"):
+    for fitting in args.ways:
         for head in ("water", "clusters"):
             tuned = copy.deepcopy(few)
             tuned["model"]["init_args"] |= {
@@ -142,6 +148,7 @@ def main() -> None:
     parser.add_argument("--tuning-steps", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--parts", nargs="+", default=["joint"], help="leave 'joint' out to skip the single-task runs")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="kinds of fitting")
     parser.add_argument("--folder", type=Path, help="keep the runs here")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     args = parser.parse_args()

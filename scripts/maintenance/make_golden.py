@@ -116,6 +116,13 @@ NETS = {
         "shared": lambda: MultiHeadDPA3(
             ["water", "clusters"], elements=["C", "H", "O"], **TINY, fitting="shared", dataset_encoding=3
         ),
+        "biases": lambda: MultiHeadDPA3(
+            ["water", "clusters"],
+            elements=["C", "H", "O"],
+            **{**TINY, "fitting_layers": [6, 6]},
+            fitting="shared",
+            dataset_biases=True,
+        ),
     },
     "excess": {
         "points": lambda: ExcessNet(["a", "b"], {"family": "mist-property", **ENCODER}, interactions="difference"),

@@ -67,6 +67,8 @@ def check_config(config: dict[str, Any]) -> None:
             raise ConfigError(f"DPA3 {smooth}={config[smooth]} Å: expected between 0 and {cutoff}={config[cutoff]} Å")
     if config["selection"] == "dynamic" and not config["smooth_edge_update"]:
         raise ConfigError("DPA3 selection='dynamic' requires smooth_edge_update=True")
+    if config["dataset_biases"] and not config["dataset_encoding"]:
+        raise ConfigError("DPA3 dataset_biases=True requires a dataset_encoding, whose biases they are")
     if config["update_order"] == "sequential" and not (
         config["update_angles"] and config["update_style"] == "residual"
     ):

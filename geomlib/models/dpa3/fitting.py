@@ -16,7 +16,8 @@ class EnergyFitting(nn.Module):
     """Residual multilayer perceptron, one for all elements.
 
     y = σ(xW + b), times a trainable time-step where the layer has a shortcut; the shortcut adds x if the width stays
-    and [x ‖ x] if it doubles. The last layer is linear with one output.
+    and [x ‖ x] if it doubles. The last layer is linear with one output. The data set's code c is part of the input x of
+    the first layer; with biases of its own a data set has also b + cB in every further hidden layer.
 
     Args:
         descriptor_dim: width of the descriptor.
@@ -26,6 +27,7 @@ class EnergyFitting(nn.Module):
         frame_parameters: number of parameters per frame appended to the input, normalised by buffers.
         atom_parameters: number of parameters per atom, likewise.
         dataset_encoding: width of the data set's one-hot code appended to the input; 0 for none.
+        dataset_biases: whether each data set has biases of its own in the further hidden layers too.
     """
 
     frame_mean: Tensor
@@ -44,11 +46,14 @@ class EnergyFitting(nn.Module):
         frame_parameters: int = 0,
         atom_parameters: int = 0,
         dataset_encoding: int = 0,
+        dataset_biases: bool = False,
     ) -> None:
         super().__init__()
         self.activation = Activation(activation_name)
         widths = [descriptor_dim + frame_parameters + atom_parameters + dataset_encoding, *layers]
         self.layers = nn.ModuleList([nn.Linear(a, b) for a, b in zip(widths, [*widths[1:], 1], strict=True)])
+        own = layers[1:] if dataset_biases else []
+        self.dataset_biases = nn.ParameterList([nn.Parameter(torch.zeros(dataset_encoding, b)) for b in own])
         self.timesteps = nn.ParameterDict(
             {
                 str(k): nn.Parameter(torch.empty(b).normal_(0.1, 0.001))
@@ -80,7 +85,10 @@ class EnergyFitting(nn.Module):
         if dataset_code.shape[1]:
             x = torch.cat([x, dataset_code], dim=1)
         for k, layer in enumerate(self.layers[:-1]):
-            y = self.activation(layer(x))
+            y = layer(x)
+            if k > 0 and self.dataset_biases:
+                y = y + dataset_code @ self.dataset_biases[k - 1]
+            y = self.activation(y)
             if str(k) in self.timesteps:
                 y = y * self.timesteps[str(k)]
             repeats, rest = divmod(y.shape[1], x.shape[1])

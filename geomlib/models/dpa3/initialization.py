@@ -15,6 +15,8 @@ _SLOPE = 2.0
 """Spread of the slopes of fresh bond features, 1/Å."""
 _ZEROS = (0.7, 0.6)
 """Zeros of fresh bond features lie between the first [Å] and the second times the cutoff."""
+_APART = 0.5
+"""Spread of fresh biases of data sets, wide enough that their hidden layers bend at different places."""
 
 
 @torch.no_grad()
@@ -43,6 +45,11 @@ def initialize(net: "DPA3", kind: str) -> None:
             module.weight.normal_(0.0, 1.0 / math.sqrt(fan_in))
             if module.bias is not None:
                 module.bias.zero_()
+    if net.config["dataset_biases"]:
+        width = net.config["dataset_encoding"]
+        net.fitting.layers[0].weight[:, -width:].normal_(0.0, _APART)  # type: ignore[index]
+        for biases in net.fitting.dataset_biases:
+            biases.normal_(0.0, _APART)
     if kind == "geomlib" and net.config["edge_init"] == "distance":
         layer = net.edge_embedding
         layer.weight.normal_(0.0, _SLOPE)

@@ -21,7 +21,7 @@ __all__ = ["MultiHeadDPA3"]
 
 _NAME = re.compile(r"[A-Za-z0-9][\w+-]*")
 _OPTIONS = inspect.signature(DPA3).parameters
-_OF_A_HEAD = ("fitting_layers", "dataset_encoding")
+_OF_A_HEAD = ("fitting_layers", "dataset_encoding", "dataset_biases")
 _STRUCTURE = ("pos", "atomic_number", "cell", "pbc")
 
 
@@ -30,8 +30,9 @@ class MultiHeadDPA3(DPA3):
 
     Each head has its own energies of the elements. With `separate` fitting nets each has its own one too; with a
     `shared` fitting net the input carries the one-hot code of the head's position among the sorted names, so that a
-    head costs no more than one column of the first layer. Statistics of the environment are those of all heads
-    together, those of frame and atom parameters belong to the fitting net.
+    head costs no more than one column of the first layer, or, with `dataset_biases`, the biases of the hidden layers.
+    Statistics of the environment are those of all heads together, those of frame and atom parameters belong to the
+    fitting net.
 
     Every graph says by the field `head` which head it asks for, as a position in `heads`; the graphs of a batch may
     ask for different ones. `single(name)` is the plain DPA3 of one head.
@@ -77,6 +78,8 @@ class MultiHeadDPA3(DPA3):
                 f"MultiHeadDPA3 dataset_encoding={asked}: with '{fitting}' fitting expected "
                 + (f"at least {len(names)}, the number of heads" if fitting == "shared" else "0")
             )
+        if options.get("dataset_biases") and fitting == "separate":
+            raise ConfigError("MultiHeadDPA3 dataset_biases=True: heads with 'separate' fitting have their own biases")
         options["dataset_encoding"] = (asked or len(names)) if fitting == "shared" else 0
         for key in options:
             if key not in _OPTIONS:
@@ -167,6 +170,7 @@ class MultiHeadDPA3(DPA3):
             same(key, name) for key in of_fitting - {"fitting.dataset_code"} for name in names
         )
         config = {**first.config, "dataset_encoding": width if shared else 0}
+        config["dataset_biases"] = shared and config["dataset_biases"]
         layers = {} if shared else {name: nets[name].config["fitting_layers"] for name in names}
         net = cls(names, fitting="shared" if shared else "separate", head_fitting_layers=layers, **config)
         net.to(first.energy_bias.device)

@@ -83,6 +83,8 @@ class DPA3(Net):
         frame_parameters: number of parameters per frame (field `frame_parameters`).
         atom_parameters: number of parameters per atom (field `atom_parameters`).
         dataset_encoding: width of the data set's one-hot code in the fitting input.
+        dataset_biases: whether that code also adds to the biases of the further hidden layers of the fitting net, so
+            that data sets that share its weights have biases of their own.
         precision: `float32` or `float64`, of the descriptor.
         fitting_precision: of the fitting net; None is the same. Energies are summed in float64 always.
         initialization: fresh weights, `geomlib` or `published` (deepmd-kit's); see `initialization.py`.
@@ -156,6 +158,7 @@ class DPA3(Net):
         frame_parameters: int = 0,
         atom_parameters: int = 0,
         dataset_encoding: int = 0,
+        dataset_biases: bool = False,
         precision: str = "float32",
         fitting_precision: str | None = None,
         initialization: str = "geomlib",
@@ -223,6 +226,7 @@ class DPA3(Net):
             frame_parameters=config["frame_parameters"],
             atom_parameters=config["atom_parameters"],
             dataset_encoding=config["dataset_encoding"],
+            dataset_biases=config["dataset_biases"],
         )
 
     def _build_buffers(self) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from geomlib.errors import ConfigError
 from geomlib.models.dpa3.net import DPA3
 
-__all__ = ["with_code_width", "with_elements", "without_code"]
+__all__ = ["with_code", "with_elements", "without_code", "without_dataset_biases"]
 
 _BY_ELEMENT = ("energy_bias", "environment_mean", "environment_stddev")
 
@@ -58,8 +58,19 @@ def _embedding(net: DPA3, target: DPA3, new_rows: Tensor, old_rows: Tensor) -> T
 
 
 @torch.no_grad()
+def without_dataset_biases(net: DPA3) -> DPA3:
+    """A copy of a net in which the biases that belong to its data set are part of the plain ones."""
+    state = dict(net.state_dict())
+    for k in range(len(net.fitting.dataset_biases)):
+        own = state.pop(f"fitting.dataset_biases.{k}")
+        bias = f"fitting.layers.{k + 1}.bias"
+        state[bias] = state[bias] + state["fitting.dataset_code"] @ own
+    return _like(net, {**net.config, "dataset_biases": False}, state)
+
+
+@torch.no_grad()
 def without_code(net: DPA3) -> DPA3:
-    """A copy of a net whose dataset code is part of a bias instead of an input of the fitting net.
+    """A copy of a net whose dataset code is part of the biases instead of an input of the fitting net.
 
     Raises:
         ConfigError: the first layer of the fitting net has a shortcut with one of the input widths.
@@ -67,6 +78,7 @@ def without_code(net: DPA3) -> DPA3:
     if not net.config["dataset_encoding"]:
         return _like(net, net.config, net.state_dict())
     _check_shortcut(net, 0)
+    net = without_dataset_biases(net)
     state = dict(net.state_dict())
     code = state.pop("fitting.dataset_code")
     first = "fitting.layers.0"
@@ -78,8 +90,13 @@ def without_code(net: DPA3) -> DPA3:
 
 
 @torch.no_grad()
-def with_code_width(net: DPA3, width: int) -> DPA3:
+def with_code(net: DPA3, width: int, *, biases: bool) -> DPA3:
     """A copy of a net with a dataset code of this width, zero and without effect, in place of the one that it has.
+
+    Args:
+        net: any DPA3.
+        width: `dataset_encoding` of the copy.
+        biases: `dataset_biases` of the copy.
 
     Raises:
         ConfigError: the first layer of the fitting net has a shortcut with one of the input widths.
@@ -90,7 +107,9 @@ def with_code_width(net: DPA3, width: int) -> DPA3:
     weight = state["fitting.layers.0.weight"]
     state["fitting.layers.0.weight"] = torch.cat([weight, weight.new_zeros(len(weight), width)], dim=1)
     state["fitting.dataset_code"] = weight.new_zeros(width)
-    return _like(net, {**net.config, "dataset_encoding": width}, state)
+    for k, out in enumerate(net.config["fitting_layers"][1:] if biases else []):
+        state[f"fitting.dataset_biases.{k}"] = weight.new_zeros(width, out)
+    return _like(net, {**net.config, "dataset_encoding": width, "dataset_biases": biases}, state)
 
 
 def _check_shortcut(net: DPA3, width: int) -> None:

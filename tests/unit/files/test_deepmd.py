@@ -415,6 +415,14 @@ def test_what_is_exported_is_imported_bit_for_bit(tiny, tmp_path, variant, form)
     assert_equal_nets(import_deepmd(export_deepmd(net, tmp_path / f"model.{form}")), net)
 
 
+def test_biases_of_a_data_set_are_exported_as_plain_ones(tiny, cluster, tmp_path):
+    net = tiny(**SHORT, fitting_layers=[8, 8], dataset_encoding=2, dataset_biases=True).eval()
+    net.fitting.dataset_code = torch.tensor([0.0, 1.0]).to(net.fitting.dataset_code)
+    again = import_deepmd(export_deepmd(net, tmp_path / "model.dp")).eval()
+    assert not again.config["dataset_biases"] and again.config["dataset_encoding"] == 2
+    torch.testing.assert_close(again(cluster(net))["energy"], net(cluster(net))["energy"], rtol=1e-13, atol=1e-12)
+
+
 def test_the_precision_that_is_exported_is_that_of_the_weights(tiny, tmp_path):
     net = tiny(precision="float64").to(torch.float32)
     found = import_deepmd(export_deepmd(net, tmp_path / "model.dp"))

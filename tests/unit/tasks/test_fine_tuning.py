@@ -22,7 +22,7 @@ from geomlib.tasks.potential import PotentialTask
 from geomlib.tasks.starting import Start, start_from
 
 SMALL = {
-    **{"layers": 2, "node_dim": 8, "edge_dim": 6, "angle_dim": 4, "fitting_layers": [9], "precision": "float64"},
+    **{"layers": 2, "node_dim": 8, "edge_dim": 6, "angle_dim": 4, "fitting_layers": [9, 9], "precision": "float64"},
     **{"cutoff": 3.5, "cutoff_smooth": 3.0, "angle_cutoff": 2.5, "angle_cutoff_smooth": 2.0},
 }
 
@@ -36,6 +36,8 @@ def plain(elements=("H", "C", "O"), seed=0, **options):
 
 def joint(fitting="separate", heads=("a", "b"), elements=("H", "C", "O"), seed=0, **options):
     torch.manual_seed(seed)
+    if fitting == "biases":
+        fitting, options = "shared", {"dataset_biases": True, **options}
     net = MultiHeadDPA3(list(heads), elements=list(elements), fitting=fitting, **{**SMALL, **options})
     net.energy_bias.normal_()
     return net
@@ -127,7 +129,7 @@ def test_weights_of_a_plain_file_with_other_elements(tmp_path, caplog):
     assert "['H', 'C', 'O'] of" in caplog.text and "become ['O', 'N', 'C', 'H']" in caplog.text
 
 
-@pytest.mark.parametrize("fitting", ["separate", "shared"])
+@pytest.mark.parametrize("fitting", ["separate", "shared", "biases"])
 def test_one_head_of_a_file_starts_a_plain_net(tmp_path, fitting):
     source = joint(fitting)
     path, graphs = save(source, tmp_path / "joint.safetensors"), structures()
@@ -140,14 +142,14 @@ def test_one_head_of_a_file_starts_a_plain_net(tmp_path, fitting):
         start(plain(), path, head="c")
 
 
-@pytest.mark.parametrize("of_source", ["separate", "shared", "plain"])
-@pytest.mark.parametrize("of_target", ["separate", "shared"])
+@pytest.mark.parametrize("of_source", ["separate", "shared", "biases", "plain"])
+@pytest.mark.parametrize("of_target", ["separate", "shared", "biases"])
 def test_all_heads_start_from_one(tmp_path, of_source, of_target):
     source = plain() if of_source == "plain" else joint(of_source)
     single = source if of_source == "plain" else source.single("a")
     path, graphs = save(source, tmp_path / "source.safetensors"), structures()
     target = joint(of_target, heads=("x", "y", "z"), seed=2)
-    codes = target.fitting.dataset_code.clone() if of_target == "shared" else None
+    codes = None if of_target == "separate" else target.fitting.dataset_code.clone()
     start(target, path, bias="keep", head=None if of_source == "plain" else "a")
     for head in target.heads:
         torch.testing.assert_close(energies(target.single(head), graphs), energies(single, graphs), rtol=0, atol=1e-12)
@@ -162,7 +164,7 @@ def test_a_shortcut_that_a_code_would_break_is_refused(tmp_path):
     start(joint("shared", fitting_layers=[8, 8]), path, fitting="random")
 
 
-@pytest.mark.parametrize("of_source", ["separate", "shared"])
+@pytest.mark.parametrize("of_source", ["separate", "shared", "biases"])
 def test_each_head_starts_from_its_own(tmp_path, of_source):
     source = joint(of_source, heads=("a", "b", "c"))
     path, graphs = save(source, tmp_path / "source.safetensors"), structures()
@@ -174,17 +176,21 @@ def test_each_head_starts_from_its_own(tmp_path, of_source):
         )
 
 
-def test_heads_of_a_shared_fitting_net_keep_their_codes(tmp_path):
-    source = joint("shared", heads=("a", "b", "c"))
+@pytest.mark.parametrize("fitting", ["shared", "biases"])
+def test_heads_of_a_shared_fitting_net_keep_their_codes(tmp_path, fitting):
+    source = joint(fitting, heads=("a", "b", "c"))
     path, graphs = save(source, tmp_path / "source.safetensors"), structures()
-    target = joint("shared", heads=("b", "c"), dataset_encoding=3, seed=2)
+    target = joint(fitting, heads=("b", "c"), dataset_encoding=3, seed=2)
     start(target, path, bias="keep")
     for head in ("b", "c"):
         torch.testing.assert_close(
             energies(target.single(head), graphs), energies(source.single(head), graphs), rtol=0, atol=1e-12
         )
-    with pytest.raises(ConfigError, match="whose heads share theirs with dataset_encoding 2 too"):
-        start(joint("shared", heads=("b", "c")), path)
+    with pytest.raises(ConfigError, match="whose heads share theirs with dataset_encoding 2 and dataset_biases"):
+        start(joint(fitting, heads=("b", "c")), path)
+    other = "biases" if fitting == "shared" else "shared"
+    with pytest.raises(ConfigError, match=f"and dataset_biases {other == 'biases'} too"):
+        start(joint(other, heads=("b", "c"), dataset_encoding=3), path)
     with pytest.raises(ConfigError, match="share their fitting net"):
         start(joint("shared", heads=("b", "d"), dataset_encoding=3), path, head={"d": None})
 

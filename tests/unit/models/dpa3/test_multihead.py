@@ -7,12 +7,17 @@ from geomlib.data.graph import collate
 from geomlib.errors import ConfigError, DataError
 from geomlib.files.modelfile import load, save
 from geomlib.models import DPA3, MultiHeadDPA3
-from geomlib.models.dpa3.transfer import with_code_width, without_code
+from geomlib.models.dpa3.transfer import with_code, without_code
 from geomlib.nn.derivative import Derivatives
 
 HEADS = ["water", "clusters", "alloy"]
 ELEMENTS = ["H", "C", "O"]
-FITTINGS = pytest.mark.parametrize("fitting", ["separate", "shared"])
+WAYS = {
+    "separate": {"fitting": "separate"},
+    "shared": {"fitting": "shared"},
+    "biases": {"fitting": "shared", "dataset_biases": True},
+}
+FITTINGS = pytest.mark.parametrize("fitting", WAYS)
 
 
 @pytest.fixture
@@ -21,7 +26,7 @@ def make(small):
 
     def build(fitting, **options):
         torch.manual_seed(0)
-        net = MultiHeadDPA3(HEADS, elements=ELEMENTS, fitting=fitting, **{**small, **options})
+        net = MultiHeadDPA3(HEADS, elements=ELEMENTS, **{**small, **WAYS[fitting], **options})
         net.energy_bias.normal_()
         return net
 
@@ -77,14 +82,15 @@ def test_heads_are_sorted_and_every_tensor_stands_once(make, tmp_path, fitting):
     storages = [value.data_ptr() for value in net.state_dict().values() if value.numel()]
     assert len(set(storages)) == len(storages)
     assert sum(name.startswith("blocks.0.node_self") for name in names) == 2
-    assert sum(name.endswith("layers.0.weight") for name in names) == (1 if fitting == "shared" else 3)
+    assert sum(name.endswith("layers.0.weight") for name in names) == (3 if fitting == "separate" else 1)
     assert len(list(net.parameters())) == len({id(parameter) for parameter in net.parameters()})
     count = sum(parameter.numel() for parameter in net.parameters())
-    plain = DPA3(**{**net._single_config("water"), "dataset_encoding": 0})
+    plain = DPA3(**{**net._single_config("water"), "dataset_encoding": 0, "dataset_biases": False})
     more = count - sum(parameter.numel() for parameter in plain.parameters())
     of_fitting = sum(parameter.numel() for parameter in plain.fitting.parameters())
-    columns = len(HEADS) * plain.fitting.layers[0].out_features  # a head costs one column of the shared fitting net
-    assert more == (columns if fitting == "shared" else 2 * of_fitting)
+    first, *further = (len(HEADS) * layer.out_features for layer in plain.fitting.layers[:-1])
+    # what heads cost: a column of the first layer each, and biases of the further ones
+    assert more == {"separate": 2 * of_fitting, "shared": first, "biases": first + sum(further)}[fitting]
 
 
 @FITTINGS
@@ -95,7 +101,7 @@ def test_the_head_alone_trains_the_same_tensors(make, fitting):
         single.blocks[0].node_self.weight.add_(1.0)
         single.fitting.layers[0].bias.add_(1.0)
         single.energy_bias.add_(1.0)
-    part = net.fitting if fitting == "shared" else net.fitting[net.position("water")]
+    part = net.fitting[net.position("water")] if fitting == "separate" else net.fitting
     assert torch.equal(net.blocks[0].node_self.weight, single.blocks[0].node_self.weight)
     assert torch.equal(part.layers[0].bias, single.fitting.layers[0].bias)
     assert torch.equal(net.energy_bias[net.position("water")], single.energy_bias)
@@ -127,7 +133,7 @@ def test_mixed_batches_can_be_differentiated_twice(make, batch):
 @FITTINGS
 def test_statistics_are_those_of_each_head(small, make_liquid, fitting):
     options = {**small, "environment_scale": 0.0, "frame_parameters": 1}
-    net = MultiHeadDPA3(["a", "b"], elements=ELEMENTS, fitting=fitting, **options)
+    net = MultiHeadDPA3(["a", "b"], elements=ELEMENTS, **WAYS[fitting], **options)
     graphs = {"a": [], "b": []}
     for seed in range(12):
         graph = make_liquid(seed, atoms=6 + seed % 4, periodic=seed % 2 == 0)
@@ -147,7 +153,7 @@ def test_statistics_are_those_of_each_head(small, make_liquid, fitting):
         torch.testing.assert_close(single.energy_bias, plain.energy_bias)
         if fitting == "separate":
             assert torch.equal(single.fitting.frame_mean, plain.fitting.frame_mean)
-    if fitting == "shared":
+    if fitting != "separate":
         mean = torch.cat([graph.frame_parameters for graph in graphs["a"] + graphs["b"]]).mean(0)
         torch.testing.assert_close(net.fitting.frame_mean, mean)
     assert bool((net.environment_stddev != 1.0).all())
@@ -186,6 +192,7 @@ def test_a_graph_has_to_say_its_head(make, make_liquid):
         ({"dataset_encoding": 2}, "with 'separate' fitting expected 0"),
         ({"fitting": "shared", "dataset_encoding": 1}, "at least 2, the number of heads"),
         ({"head_fitting_layers": {"c": [8]}}, "names 'c', but the heads are a, b"),
+        ({"dataset_biases": True}, "heads with 'separate' fitting have their own biases"),
         ({"fitting": "shared", "head_fitting_layers": {"a": [8]}}, "the fitting net is shared"),
     ],
 )
@@ -233,7 +240,7 @@ def test_a_file_with_heads_asks_for_one(make, tmp_path, small):
 def test_joining_undoes_taking_apart(make, fitting):
     net = make(fitting)
     joined = MultiHeadDPA3.join({name: net.single(name) for name in reversed(net.heads)})
-    assert joined.config["fitting"] == fitting
+    assert all(joined.config[key] == net.config[key] for key in ("fitting", "dataset_encoding", "dataset_biases"))
     state = net.state_dict()
     assert state.keys() == joined.state_dict().keys()
     assert all(torch.equal(value, state[name]) for name, value in joined.state_dict().items())
@@ -258,13 +265,36 @@ def test_nets_with_different_fitting_nets_can_be_joined_and_others_not(make, sma
         MultiHeadDPA3.join({"a": net.single("alloy"), "b": DPA3(ELEMENTS, **{**small, "layers": 1})})
 
 
-def test_a_dataset_code_can_become_a_bias_and_room_for_one_be_made(make, make_liquid):
-    net = make("shared")
-    single = net.single("water").eval()
+@pytest.mark.parametrize("fitting", ["shared", "biases"])
+def test_a_dataset_code_can_become_a_bias_and_room_for_one_be_made(make, make_liquid, fitting):
+    single = make(fitting).single("water").eval()
     graph = single.spec.build(make_liquid(1))
-    for changed in (without_code(single), with_code_width(single, 5)):
+    plain, wider, biased = without_code(single), with_code(single, 5, biases=False), with_code(single, 5, biases=True)
+    for changed in (plain, wider, biased):
         torch.testing.assert_close(changed(graph)["energy"], single(graph)["energy"], rtol=1e-13, atol=1e-13)
-    assert with_code_width(single, 5).fitting.layers[0].in_features == single.config["node_dim"] + 5
+        assert type(changed)(**changed.config).state_dict().keys() == changed.state_dict().keys()
+    assert plain.config["dataset_encoding"] == 0 and not plain.config["dataset_biases"]
+    assert not any("dataset_biases" in name for name in plain.state_dict())
+    assert wider.fitting.layers[0].in_features == single.config["node_dim"] + 5
+    assert [list(row.shape) for row in biased.fitting.dataset_biases] == [
+        [5, out] for out in biased.config["fitting_layers"][1:]
+    ]
+
+
+def test_biases_of_a_data_set_act_in_every_hidden_layer(make, batch):
+    net = make("biases").eval()
+    graph = batch(net.spec)
+    before = net(graph)["energy"]
+    assert len(net.fitting.dataset_biases) == len(net.config["fitting_layers"]) - 1 > 0
+    position = net.position("water")
+    for biases in net.fitting.dataset_biases:
+        with torch.no_grad():
+            biases[position] += 0.1
+        after = net(graph)["energy"]
+        assert torch.equal((after != before), graph.head == position)
+        before = after
+    with pytest.raises(ConfigError, match="dataset_biases=True requires a dataset_encoding"):
+        DPA3(**{**net._single_config("water"), "dataset_encoding": 0})
 
 
 def test_heads_with_a_wider_code_than_their_number(make):
