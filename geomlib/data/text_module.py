@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from geomlib.data.graph import GraphData, assemble
+from geomlib.data.memo import Memo
 from geomlib.data.molecules import canonical_smiles, parse_molecule
 from geomlib.data.smirk_grammar import GLYPHS
 from geomlib.data.text_stream import Exclusions, LineStream, find_shards
@@ -80,7 +81,7 @@ class TokenBatches:
         self.tokenizer = SmirkTokenizer(spec.template)
         self.bad = self.excluded = self.molecules = 0
         self._pass, self._line, self._handed_out = 0, 0, 0
-        self._start = (0, 0)
+        self._form = Memo(self._formed)
 
     def __len__(self) -> int:
         if self.batches is None:
@@ -149,13 +150,17 @@ class TokenBatches:
 
     def _written(self, line: str) -> str | None:
         try:
-            if self.exclude is not None and canonical_smiles(parse_molecule(line)) in self.exclude:
-                self.excluded += 1
-                return None
-            return self.spec.write(line)
+            text = self._form(line)
         except GeomlibError as error:
             self._complain(line, str(error))
             return None
+        self.excluded += text is None
+        return text
+
+    def _formed(self, line: str) -> str | None:
+        if self.exclude is not None and canonical_smiles(parse_molecule(line)) in self.exclude:
+            return None
+        return self.spec.write(line)
 
     def _complain(self, line: str, reason: str) -> None:
         self.bad += 1

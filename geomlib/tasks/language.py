@@ -9,13 +9,14 @@ import torch.nn.functional as F
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from geomlib.data.graph import GraphData, collate
-from geomlib.data.molecules import from_smiles
+from geomlib.data.descriptors import calculate_descriptors
+from geomlib.data.graph import GraphData
+from geomlib.data.memo import Memo
+from geomlib.data.molecules import parse_molecule, to_smiles
 from geomlib.data.tokens import SmirkTokenizer
 from geomlib.errors import ConfigError, DataError
 from geomlib.files.manifest import bare_net
 from geomlib.files.modelfile import load
-from geomlib.graphs.molecule import Descriptors
 from geomlib.models.base import Net
 from geomlib.models.mist.net import MIST
 from geomlib.tasks.base import Task
@@ -92,6 +93,7 @@ class LanguageTask(Task):
             freeze=freeze or (),
             learning_rates=learning_rates,
         )
+        self._described = Memo(self._calculate)
 
     @property
     def mist(self) -> MIST:
@@ -133,10 +135,12 @@ class LanguageTask(Task):
 
     def _descriptors(self, batch: GraphData) -> Tensor:
         if _DESCRIPTORS not in batch:
-            text = batch if "smiles" in batch else _written(batch)
-            Descriptors(self.mist.descriptor_names).build(text)
-            batch.descriptors = text.descriptors.to(batch.token_id.device)
+            texts = to_smiles(batch) if "smiles" in batch else _written(batch)
+            batch.descriptors = torch.stack([self._described(text) for text in texts]).to(batch.token_id.device)
         return batch.descriptors
+
+    def _calculate(self, smiles: str) -> Tensor:
+        return torch.from_numpy(calculate_descriptors(parse_molecule(smiles), self.mist.descriptor_names)).float()
 
     # ---------------------------------------------------------------- steps
 
@@ -235,12 +239,12 @@ class LanguageTask(Task):
         }
 
 
-def _written(batch: GraphData) -> GraphData:
+def _written(batch: GraphData) -> list[str]:
     """The molecules as text, from their tokens as they were before some were hidden."""
     ids = torch.where(batch.token_label >= 0, batch.token_label, batch.token_id).tolist()
     lengths = torch.bincount(batch.token_component, minlength=batch.count("component")).tolist()
     rows, tokenizer = iter(ids), SmirkTokenizer()
-    return collate([from_smiles(tokenizer.decode(islice(rows, length))) for length in lengths])
+    return [tokenizer.decode(islice(rows, length)) for length in lengths]
 
 
 def _widened(values: Tensor) -> Tensor:

@@ -168,6 +168,7 @@ class Configuration:
         pretrained: whether its text encoder starts from --pretrained; a combined net gets one as a further member.
         lr: learning rate, if not the recipe's.
         epochs: number of epochs, as a multiple of the recipe's.
+        precision: `bf16-mixed` trains with matrix products in bfloat16; predictions are always made in float32.
         members: configurations whose predictions are averaged; then there is no fit.
     """
 
@@ -176,6 +177,7 @@ class Configuration:
     pretrained: bool = False
     lr: float | None = None
     epochs: float = 1.0
+    precision: str = "32-true"
     members: tuple[str, ...] = ()
 
 
@@ -194,13 +196,14 @@ CONFIGURATIONS = {
         {"members": {"graph": GRAPH}, "descriptors": ["rdkit"], "dropout": 0.2, "descriptor_dropout": 0.1},
         family="combined",
     ),
-    "mist": Configuration({"dropout": 0.1}, family="mist-property", pretrained=True, lr=3e-4),
-    "mist-scratch": Configuration({"dropout": 0.1}, family="mist-property", lr=3e-4),
+    "mist": Configuration({"dropout": 0.1}, family="mist-property", pretrained=True, lr=3e-4, precision="bf16-mixed"),
+    "mist-scratch": Configuration({"dropout": 0.1}, family="mist-property", lr=3e-4, precision="bf16-mixed"),
     "combined-mist": Configuration(
         {"members": {"graph": GRAPH}, "descriptors": ["rdkit"], "dropout": 0.2, "descriptor_dropout": 0.1},
         family="combined",
         pretrained=True,
         lr=3e-4,
+        precision="bf16-mixed",
     ),
     "ensemble": Configuration(members=("dmpnn", "dmpnn+descriptors", "descriptors")),
     "ensemble-mist": Configuration(members=("dmpnn", "dmpnn+descriptors", "descriptors", "mist")),
@@ -224,6 +227,7 @@ class Settings:
         epochs: number of epochs.
         encoder: model file of a pretrained encoder that gives the size of its own; empty for none.
         pretrained: whether the weights are taken from it too.
+        precision: of the training.
     """
 
     family: str
@@ -235,9 +239,12 @@ class Settings:
     epochs: int
     encoder: str = ""
     pretrained: bool = False
+    precision: str = "32-true"
 
 
-def settings_of(table: str, name: str, pretrained: Path | None, epochs: int | None) -> Settings:
+def settings_of(
+    table: str, name: str, pretrained: Path | None, epochs: int | None, lr: float | None = None
+) -> Settings:
     """The recipe of a set with what a configuration changes.
 
     Args:
@@ -245,6 +252,7 @@ def settings_of(table: str, name: str, pretrained: Path | None, epochs: int | No
         name: of the configuration.
         pretrained: file of --pretrained.
         epochs: instead of all others.
+        lr: instead of all others.
     """
     configuration = CONFIGURATIONS[name]
     recipe = yaml.safe_load((ROOT / "recipes" / "dmpnn" / f"{table}.yaml").read_text(encoding="utf-8"))
@@ -261,13 +269,14 @@ def settings_of(table: str, name: str, pretrained: Path | None, epochs: int | No
     return Settings(
         family=configuration.family,
         net=net,
-        lr=configuration.lr or model["optimizer"]["init_args"]["lr"],
+        lr=lr or configuration.lr or model["optimizer"]["init_args"]["lr"],
         weight_decay=model["optimizer"]["init_args"]["weight_decay"],
         schedule=model["schedule"],
         batch_size=data["batch_size"],
         epochs=epochs or max(1, round(configuration.epochs * recipe["trainer"]["max_epochs"])),
         encoder=str(pretrained or "") if configuration.pretrained or configuration.family == "mist-property" else "",
         pretrained=configuration.pretrained,
+        precision=configuration.precision,
     )
 
 
@@ -304,7 +313,7 @@ def batches_of(graphs: list[GraphData], size: int, spec: GraphSpec) -> list[Grap
 def loss_of(net: PropertyNet, batch: GraphData) -> tuple[Tensor, Tensor]:
     """Sum of the losses of all labels that are there, and their number."""
     labels = net.normalizer.normalize(batch.target)
-    sums, counts = masked_losses(net(batch)["target_raw"], labels.float(), net.targets)
+    sums, counts = masked_losses(net(batch)["target_raw"].float(), labels.float(), net.targets)
     return sums.sum(), counts.sum()
 
 
@@ -349,7 +358,8 @@ def fit(settings: Settings, parts: Parts, seed: int) -> dict[str, Any]:
         net.train()
         for chosen in torch.randperm(len(graphs["train"]), generator=order).split(settings.batch_size):
             batch = net.spec.complete(collate([graphs["train"][k] for k in chosen.tolist()]))
-            loss, count = loss_of(net, batch)
+            with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16-mixed"):
+                loss, count = loss_of(net, batch)
             optimizer.zero_grad(set_to_none=True)
             (loss / count).backward()
             optimizer.step()
@@ -369,6 +379,7 @@ class Bench:
         cache: folder of the runs.
         pretrained: model file that pretrained configurations start from.
         epochs: of every fit, instead of those of the recipe; for a trial.
+        lr: learning rate of every fit, likewise.
         threads: of a fit.
         peer: interpreter that has the peers' libraries.
     """
@@ -381,8 +392,9 @@ class Bench:
         epochs: int | None = None,
         threads: int = 1,
         peer: str | None = None,
+        lr: float | None = None,
     ) -> None:
-        self.data, self.cache, self.pretrained, self.epochs = data, cache, pretrained, epochs
+        self.data, self.cache, self.pretrained, self.epochs, self.lr = data, cache, pretrained, epochs, lr
         self.threads, self.peer = threads, peer
         self._parts: dict[str, Parts] = {}
 
@@ -399,7 +411,7 @@ class Bench:
         elif members := CONFIGURATIONS[name].members:
             return self._mean([self.run(table, member, seed) for member in members], table)
         else:
-            settings = settings_of(table, name, self.pretrained, self.epochs)
+            settings = settings_of(table, name, self.pretrained, self.epochs, self.lr)
             made_of = asdict(settings)
             if settings.encoder:
                 made_of["encoder"] = _digest(Path(settings.encoder).read_bytes())
@@ -415,12 +427,15 @@ class Bench:
         unfinished = file.with_suffix(".part")
         unfinished.write_text(json.dumps(found) + "\n")
         unfinished.replace(file)
-        note = f"{table}, {name}, seed {seed}: {found['score']:.3f}, {found['cpu_s']:.0f} s of CPU"
+        own = (
+            f", {self._score(table, found['val'], 'val'):.3f} on val, epoch {found['epoch']}" if "val" in found else ""
+        )
+        note = f"{table}, {name}, seed {seed}: {found['score']:.3f}{own}, {found['cpu_s']:.0f} s of CPU"
         print(note, file=sys.stderr, flush=True)
         return found
 
-    def _score(self, table: str, predicted: list[list[float]]) -> float:
-        return score(SETS[table].kind, self.parts(table).labels["test"], np.array(predicted))
+    def _score(self, table: str, predicted: list[list[float]], part: str = "test") -> float:
+        return score(SETS[table].kind, self.parts(table).labels[part], np.array(predicted))
 
     def _mean(self, runs: list[dict[str, Any]], table: str) -> dict[str, Any]:
         test = np.mean([run["test"] for run in runs], axis=0).tolist()
@@ -484,13 +499,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "molnet")
     parser.add_argument("--cache", type=Path, default=Path("runs") / "molnet", help="folder that keeps the runs")
     parser.add_argument("--epochs", type=int, help="of every fit, for a trial")
+    parser.add_argument("--lr", type=float, help="of every fit, for a trial")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write all runs here")
     parser.add_argument("--markdown", type=Path, help="write the table here")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     peer = os.environ.get("GEOMLIB_CHEMPROP_PYTHON")
-    bench = Bench(args.data, args.cache, args.pretrained, args.epochs, args.threads, peer)
+    bench = Bench(args.data, args.cache, args.pretrained, args.epochs, args.threads, peer, args.lr)
     peers = [] if args.peer is None else args.peer or list(PEERS)
     found = {
         each: {name: [bench.run(each, name, seed) for seed in args.seeds] for name in [*args.configurations, *peers]}

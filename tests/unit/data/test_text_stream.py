@@ -121,6 +121,24 @@ def test_excluded_molecules_are_known_in_any_writing(tmp_path):
         Exclusions(tmp_path / "test.txt")
 
 
+def test_a_molecule_is_written_once_and_counted_in_every_pass(tmp_path):
+    (tmp_path / "test.smi").write_text("OCC\n")
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.smi").write_text("CCO\nCCN\nCCC\n")
+    written = []
+
+    class Spec(SmilesTokens):
+        def write(self, smiles):
+            written.append(smiles)
+            return super().write(smiles)
+
+    stream = LineStream(find_shards(str(tmp_path / "text")), seed=0)
+    batches = TokenBatches(stream, Spec(), 1000, 3, exclude=Exclusions(tmp_path / "test.smi"))
+    assert [batch.num_graphs for batch in batches] == [2, 2, 2]
+    assert sorted(written) == ["CCC", "CCN"]
+    assert (batches.excluded, batches.molecules) == (3, 6)
+
+
 def test_share_of_chosen_tokens():
     rng = np.random.default_rng(0)
     ids = np.concatenate([[SmirkTokenizer.cls_token_id], rng.integers(1, 159, 40_000), [0]])

@@ -3,6 +3,7 @@
 import math
 
 import lightning
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -136,6 +137,23 @@ def test_descriptors_are_a_second_objective(tmp_path):
     with torch.no_grad():
         found = net.eval()(data.val[1])["descriptors"]
     assert torch.corrcoef(torch.stack([found[:, 0], data.val[1].descriptors[:, 0]]))[0, 1] > 0.8
+
+
+def test_descriptors_of_a_molecule_are_calculated_once(tmp_path, monkeypatch):
+    asked = []
+
+    def calculate(molecule, names):
+        asked.append(molecule.GetNumAtoms())
+        return np.arange(len(names)) + float(asked[-1])
+
+    monkeypatch.setattr("geomlib.tasks.language.calculate_descriptors", calculate)
+    net, data = net_of(descriptors=NAMES), Language()
+    batch = net.spec.build(collate([from_smiles(text) for text in ("C", "CCO", "CCCC")]))
+    batch.token_label = torch.where(torch.arange(len(batch.token_id)) % 3 == 0, batch.token_id, -100)
+    data.train, data.val = [batch.clone() for _ in range(3)], [batch.clone()]
+    fit(LanguageTask(net, adam, descriptor_weight=1.0), tmp_path, data, epochs=2)
+    assert sorted(asked) == [1, 3, 4]
+    torch.testing.assert_close(net.normalizer.mean, torch.tensor([8 / 3, 11 / 3]))
 
 
 @pytest.mark.parametrize("text", [True, False])
