@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from geomlib.data.flat import FlatStore as FlatStore
     from geomlib.data.graph import GraphData as GraphData
     from geomlib.data.graph import collate as collate
+    from geomlib.data.hamiltonian_databases import MD17HamiltonianStore as MD17HamiltonianStore
+    from geomlib.data.hamiltonian_databases import PubChemQHStore as PubChemQHStore
+    from geomlib.data.hamiltonian_databases import QH9Store as QH9Store
+    from geomlib.data.hamiltonian_splits import MD17HamiltonianSplit as MD17HamiltonianSplit
+    from geomlib.data.hamiltonian_splits import QH9Split as QH9Split
     from geomlib.data.hamiltonians import HamiltonianStore as HamiltonianStore
     from geomlib.data.hypergraph_store import HyperedgeStore as HyperedgeStore
     from geomlib.data.hypergraphs import Hypergraph as Hypergraph
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
     from geomlib.data.multi import MultiDataModule as MultiDataModule
     from geomlib.data.networks import from_networkx as from_networkx
     from geomlib.data.networks import to_networkx as to_networkx
+    from geomlib.data.selfies_tokens import SelfiesTokenizer as SelfiesTokenizer
     from geomlib.data.splits import BlockSplit as BlockSplit
     from geomlib.data.splits import FileSplit as FileSplit
     from geomlib.data.splits import RandomSplit as RandomSplit
@@ -47,6 +53,7 @@ if TYPE_CHECKING:
     from geomlib.data.undirected import read_graph as read_graph
 
 _LAZY = {
+    "SelfiesTokenizer": "selfies_tokens",
     "SmirkTokenizer": "tokens",
     "TextDataModule": "text_module",
     "AseDbStore": "asedb",
@@ -68,10 +75,15 @@ _LAZY = {
     "HamiltonianStore": "hamiltonians",
     "HyperedgeStore": "hypergraph_store",
     "Hypergraph": "hypergraphs",
+    "MD17HamiltonianSplit": "hamiltonian_splits",
+    "MD17HamiltonianStore": "hamiltonian_databases",
     "MemoryStore": "stores",
     "MixtureStore": "mixtures",
     "MultiDataModule": "multi",
     "PairSplit": "mixtures",
+    "PubChemQHStore": "hamiltonian_databases",
+    "QH9Split": "hamiltonian_splits",
+    "QH9Store": "hamiltonian_databases",
     "RandomSplit": "splits",
     "RangeSplit": "splits",
     "ScaffoldSplit": "table_splits",
@@ -110,13 +122,19 @@ __all__ = [
     "HamiltonianStore",
     "HyperedgeStore",
     "Hypergraph",
+    "MD17HamiltonianSplit",
+    "MD17HamiltonianStore",
     "MemoryStore",
     "MixtureStore",
     "MultiDataModule",
     "PairSplit",
+    "PubChemQHStore",
+    "QH9Split",
+    "QH9Store",
     "RandomSplit",
     "RangeSplit",
     "ScaffoldSplit",
+    "SelfiesTokenizer",
     "SmirkTokenizer",
     "Store",
     "SubsetStore",
