@@ -1,12 +1,10 @@
-"""Reconstructions that learn nothing, or one number: cliques, covers, communities, minimum description length."""
+"""Reconstructions that learn nothing, or one number: cliques, covers, communities."""
 
-import math
 from collections import Counter
 
 import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
-from scipy.special import gammaln
 
 from geomlib.data.hypergraph_metrics import agreement
 from geomlib.data.hypergraphs import Hypergraph
@@ -15,7 +13,7 @@ from geomlib.errors import ConfigError
 from geomlib.graphs.cliques import maximal_cliques
 from geomlib.graphs.covers import clique_cover
 
-__all__ = ["bayesian_mdl", "cfinder", "cfinder_fitted", "cfinder_sizes", "clique_cover", "demon", "max_cliques"]
+__all__ = ["cfinder", "cfinder_fitted", "cfinder_sizes", "clique_cover", "demon", "max_cliques"]
 
 
 def max_cliques(graph: UndirectedGraph) -> Hypergraph:
@@ -116,98 +114,3 @@ def _merge(communities: list[set[int]], found: set[int], epsilon: float) -> None
             community |= found
             return
     communities.append(found)
-
-
-def bayesian_mdl(graph: UndirectedGraph, sweeps: int = 200, seed: int = 0) -> Hypergraph:
-    """The most compact explanation of a graph by cliques, searched by annealed flips of sub-cliques.
-
-    Hyperedges of size k are Poisson with a rate whose gamma prior is integrated out: with E_k hyperedges among the
-    N_k = binom(n, k) sets of size k, −log P(H) = Σ_k [log E_k! + E_k log N_k + log-volume of the rate], which favours
-    few hyperedges; every edge of the graph must lie in one. Moves add or drop a random subset of a maximal clique.
-    The state of the lowest description length is returned.
-
-    Args:
-        graph: simple and undirected.
-        sweeps: rounds over the maximal cliques.
-        seed: of the moves.
-
-    Source: Young, Petri, Peixoto, Commun. Phys. 4, 135 (2021); here a search for the minimum, not a posterior sample.
-    """
-    generator = np.random.default_rng(seed)
-    cliques = list(maximal_cliques(graph))
-    n = graph.num_nodes
-    width = max((len(row) for row in cliques), default=1)
-    log_sets = [0.0] + [float(gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)) for k in range(1, width + 1)]
-    index = {(u, v): position for position, (u, v) in enumerate(graph.edges.tolist())}
-    pairs_of: dict[tuple[int, ...], list[int]] = {}
-
-    def pairs(row: tuple[int, ...]) -> list[int]:
-        if row not in pairs_of:
-            pairs_of[row] = [index[u, v] for i, u in enumerate(row) for v in row[i + 1 :]]
-        return pairs_of[row]
-
-    state = set(clique_cover(graph, seed=seed))
-    covered = np.zeros(len(graph.edges), dtype=np.int64)
-    count = [0] * (width + 1)
-    for row in state:
-        covered[pairs(row)] += 1
-        count[len(row)] += 1
-
-    def added(k: int, present: int) -> float:  # description length of one more hyperedge of size k
-        return log_sets[k] - math.log(present + 1) + math.log((present + 2) / (present + 1))
-
-    energy, best_energy, best = 0.0, 0.0, set(state)
-    moves = max(len(cliques), 1)
-    for sweep in range(sweeps):
-        temperature = 0.05 + 2.0 * (1.0 - sweep / max(sweeps - 1, 1)) ** 2
-        draws = generator.random((moves, 3))
-        for draw in draws.tolist():
-            whole = cliques[int(draw[0] * len(cliques))]
-            if len(whole) < 2:
-                continue
-            size = 2 + int(draw[1] * (len(whole) - 1))
-            row = whole
-            if size < len(whole):
-                row = tuple(sorted(whole[i] for i in generator.choice(len(whole), size=size, replace=False)))
-            if row in state:
-                where = pairs(row)
-                if covered[where].min() < 2:
-                    continue
-                change = -added(len(row), count[len(row)] - 1)
-                if change <= 0 or draw[2] < math.exp(-change / temperature):
-                    state.remove(row)
-                    covered[where] -= 1
-                    count[len(row)] -= 1
-                    energy += change
-            else:
-                energy += _swap(row, state, covered, count, pairs, added, temperature, draw[2])
-            if energy < best_energy - 1e-12:
-                best_energy, best = energy, set(state)
-    return Hypergraph.from_sets(best, n, labels=graph.labels)
-
-
-def _swap(row, state, covered, count, pairs, added, temperature, chance):  # type: ignore[no-untyped-def]  # noqa: ANN001,ANN202
-    """Add a set and drop those inside it that are not needed any more, if that is accepted; the change of energy."""
-    where = pairs(row)
-    change = added(len(row), count[len(row)])
-    covered[where] += 1
-    count[len(row)] += 1
-    inside = set(row)
-    dropped = []
-    for other in [other for other in state if len(other) < len(row) and inside.issuperset(other)]:
-        need = pairs(other)
-        if need and covered[need].min() >= 2:
-            change -= added(len(other), count[len(other)] - 1)
-            covered[need] -= 1
-            count[len(other)] -= 1
-            dropped.append(other)
-    if change <= 0 or chance < math.exp(-change / temperature):
-        state.add(row)
-        state.difference_update(dropped)
-        return change
-    covered[where] -= 1
-    count[len(row)] -= 1
-    for other in dropped:
-        covered[pairs(other)] += 1
-        count[len(other)] += 1
-    return 0.0

@@ -17,7 +17,7 @@ from geomlib.data.undirected import UndirectedGraph, read_graph
 from geomlib.errors import ConfigError, DataError
 from geomlib.files.manifest import bare_net
 from geomlib.files.modelfile import load
-from geomlib.models.shyre.consistency import consistent_cover
+from geomlib.models.shyre.consistency import chosen_sets
 from geomlib.models.shyre.multiplicity import peel
 from geomlib.models.shyre.net import SHyRe, candidate_sets
 
@@ -111,10 +111,7 @@ def reconstruct(
         found = net(data)
     chance = found["candidate_probability"].double().cpu().numpy()
     sets = candidate_sets(found["candidate_index"], len(chance), network.num_nodes)
-    chosen = chance > limit
-    if cover and len(network.edges):
-        chosen = consistent_cover(network, sets, chance, min(max(limit, 1e-6), 1 - 1e-6))
-    result = sets.take(chosen)
+    result = sets.take(chosen_sets(network, sets, chance, limit, cover))
     certain = [] if known is None else [_checked(known, network)]
     if weighted == "peel":
         certain.append(peel(network)[0])

@@ -16,7 +16,8 @@ from geomlib.data.hypergraph_metrics import agreement
 from geomlib.data.hypergraphs import Hypergraph
 from geomlib.errors import ConfigError, DataError
 from geomlib.files.manifest import AnyNet, bare_net
-from geomlib.models.shyre.net import CANDIDATE_FIELDS, MAXIMAL, NESTED, SHyRe, candidate_sets, jaccard_threshold, platt
+from geomlib.models.shyre.calibration import HeldOut
+from geomlib.models.shyre.net import CANDIDATE_FIELDS, MAXIMAL, NESTED, SHyRe, candidate_sets
 from geomlib.tasks.base import Task
 from geomlib.tasks.schedule import Schedule
 from geomlib.tasks.terms import Term
@@ -222,24 +223,19 @@ class HyperedgeTask(Task):
         self._seen["test"] = []
 
     def on_validation_epoch_end(self) -> None:
-        """Set the threshold, log the agreement."""
-        if self._out_of_fold and self.rule == "expected":
-            self._set_threshold()
+        """Set threshold and calibration, log the agreement."""
+        seen = self.held_out
+        if seen is not None and self.rule == "expected":
+            self.shyre.settle(seen, self.calibrate)
         super().on_validation_epoch_end()
 
-    def _set_threshold(self) -> None:
-        """Fit threshold, and calibration, to the answers of members about candidates that they did not see."""
-        chance = torch.cat([row[0] for row in self._out_of_fold])
-        maximal = torch.cat([row[1] for row in self._out_of_fold])
-        label = torch.cat([row[2] for row in self._out_of_fold])
-        for head in (MAXIMAL, NESTED):
-            own = maximal == (head == MAXIMAL)
-            if self.calibrate and float(self.shyre.constant[head]) == 0.5:
-                fitted = platt(chance[own].numpy(), label[own].numpy())
-                self.shyre.calibration[head] = torch.tensor(fitted, dtype=torch.float64)
-        total = sum(row[3] for row in self._out_of_fold)
-        best = best_jaccard(self.shyre.calibrated(chance, maximal).numpy(), label.numpy(), total)
-        self.shyre.threshold.fill_(jaccard_threshold(best))
+    @property
+    def held_out(self) -> HeldOut | None:
+        """What the last validation saw of candidates by members that were not trained on them; None if nothing."""
+        if not self._out_of_fold:
+            return None
+        chance, maximal, label, hyperedges = zip(*self._out_of_fold, strict=True)
+        return HeldOut(torch.cat(chance), torch.cat(maximal), torch.cat(label), sum(hyperedges))
 
     def epoch_metrics(self, stage: str, *, local: bool = False) -> dict[str, float]:
         """Cross-entropy a candidate, and the mean over graphs of Jaccard, precision, recall, F1 and the rest."""
@@ -275,17 +271,3 @@ class HyperedgeTask(Task):
     def reference_errors(self) -> dict[str, float]:
         """There is no predictor of means."""
         return {}
-
-
-def best_jaccard(chance: np.ndarray, label: np.ndarray, hyperedges: int) -> float:
-    """The largest Jaccard index that a threshold on the probabilities gives.
-
-    Args:
-        chance: of each candidate.
-        label: whether it is a hyperedge.
-        hyperedges: how many there are, among the candidates or not.
-    """
-    order = np.argsort(-chance, kind="stable")
-    found = np.cumsum(label[order])
-    scores = found / (hyperedges + np.arange(1, len(order) + 1) - found)
-    return float(scores.max(initial=0.0))

@@ -8,7 +8,24 @@ from geomlib.data.hypergraphs import Hypergraph
 from geomlib.data.undirected import UndirectedGraph
 from geomlib.models.shyre.statistics import Floats
 
-__all__ = ["consistent_cover"]
+__all__ = ["chosen_sets", "consistent_cover"]
+
+
+def chosen_sets(
+    graph: UndirectedGraph, sets: Hypergraph, chance: Floats, threshold: float, cover: bool = False
+) -> np.ndarray:
+    """Mask of the candidates that count as hyperedges.
+
+    Args:
+        graph: projected graph.
+        sets: candidates.
+        chance: probability of each.
+        threshold: take those with more.
+        cover: take more until every edge lies in one, see `consistent_cover`.
+    """
+    if cover and len(graph.edges):
+        return consistent_cover(graph, sets, chance, min(max(threshold, 1e-6), 1 - 1e-6))
+    return chance > threshold
 
 
 def consistent_cover(graph: UndirectedGraph, sets: Hypergraph, chance: Floats, threshold: float = 0.5) -> np.ndarray:

@@ -1,6 +1,5 @@
 """`SHyRe`: candidates from a clique sampler, features, and an ensemble of two-headed classifiers."""
 
-import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, Literal, Self
@@ -8,7 +7,6 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from geomlib.data.graph import GraphData
@@ -19,6 +17,7 @@ from geomlib.graphs.cliques import Cliques, cliques_of
 from geomlib.graphs.covers import clique_cover
 from geomlib.graphs.spec import GraphSpec
 from geomlib.models.base import Net
+from geomlib.models.shyre.calibration import HeldOut, best_jaccard, jaccard_threshold, platt
 from geomlib.models.shyre.counts import COUNT_COLUMNS, count_features
 from geomlib.models.shyre.motifs import MOTIF_COLUMNS, motif_features, selected_columns
 from geomlib.models.shyre.sampler import Candidates, Cell, CliqueSampler, RhoTable
@@ -310,6 +309,27 @@ class SHyRe(Net):
         found = torch.sigmoid(scale * torch.logit(chance, eps=1e-6) + shift)
         return torch.where((chance > 0) & (chance < 1), found, chance)
 
+    def settle(self, seen: HeldOut, calibrate: bool = False, rule: Literal["expected", "half"] = "expected") -> None:
+        """Set calibration and threshold by candidates that the answering members were not trained on.
+
+        Args:
+            seen: of the source, or of other graphs.
+            calibrate: fit scale and shift of the log-odds of each head; else they are 1 and 0.
+            rule: `expected` sets the threshold to J / (1 + J), with J the best Jaccard index that a threshold gives
+                there; `half` to ½.
+        """
+        for head in (MAXIMAL, NESTED):
+            own = seen.maximal == (head == MAXIMAL)
+            fitted = (1.0, 0.0)
+            if calibrate and float(self.constant[head]) == 0.5:
+                fitted = platt(seen.chance[own].numpy(), seen.label[own].numpy())
+            self.calibration[head] = torch.tensor(fitted, dtype=torch.float64)
+        if rule == "half":
+            self.threshold.fill_(0.5)
+            return
+        best = best_jaccard(self.calibrated(seen.chance, seen.maximal).numpy(), seen.label.numpy(), seen.hyperedges)
+        self.threshold.fill_(jaccard_threshold(best))
+
     def forward(self, batch: GraphData) -> dict[str, Tensor]:
         """See the class."""
         self.spec.check(batch)
@@ -340,32 +360,3 @@ def candidate_sets(index: Int[Tensor, "2 members"], candidates: int, num_nodes: 
     nodes, owner = index.cpu().numpy()
     ptr = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=candidates))]).astype(np.int64)
     return Hypergraph(num_nodes, ptr, nodes, np.ones(candidates, dtype=np.int64))
-
-
-def jaccard_threshold(jaccard: float) -> float:
-    """Probability above which a candidate raises the expected Jaccard index J of a choice: J / (1 + J)."""
-    return jaccard / (1.0 + jaccard) if math.isfinite(jaccard) else 0.5
-
-
-def platt(chance: Floats, label: NDArray[np.bool_], ridge: float = 1.0, steps: int = 30) -> tuple[float, float]:
-    """Scale a and shift b for which σ(a · logit p + b) has the lowest cross-entropy, held near 1 and 0 by a ridge.
-
-    Args:
-        chance: p of candidates that were not trained on.
-        label: whether they are hyperedges.
-        ridge: weight of ((a − 1)² + b²) / 2.
-        steps: of Newton's method.
-    """
-    clipped = np.clip(chance, 1e-6, 1 - 1e-6)
-    x = np.stack([np.log(clipped / (1 - clipped)), np.ones(len(clipped))], axis=1)
-    start = np.array([1.0, 0.0])
-    found = start.copy()
-    for _ in range(steps):
-        p = 1.0 / (1.0 + np.exp(-np.clip(x @ found, -30, 30)))
-        slope = x.T @ (p - label) + ridge * (found - start)
-        curvature = (x * (p * (1 - p))[:, None]).T @ x + ridge * np.eye(2)
-        change = np.linalg.solve(curvature, slope)
-        found -= np.clip(change, -1.0, 1.0)
-        if np.abs(change).max() < 1e-10:
-            break
-    return float(found[0]), float(found[1])

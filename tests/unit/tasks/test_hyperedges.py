@@ -10,7 +10,7 @@ from geomlib.data.module import GraphDataModule
 from geomlib.data.stores import MemoryStore
 from geomlib.errors import ConfigError, DataError
 from geomlib.models.shyre.net import SHyRe
-from geomlib.tasks.hyperedges import HyperedgeTask, best_jaccard
+from geomlib.tasks.hyperedges import HyperedgeTask
 from geomlib.testing import ToyPotential
 
 
@@ -122,8 +122,3 @@ def test_what_is_refused():
     data = GraphDataModule(MemoryStore([graph], "bare"), batch_size=1)
     with pytest.raises(DataError, match="bare, graph 0: carries no hyperedges"):
         trainer(max_epochs=1).fit(task, data)
-
-
-def test_best_jaccard_by_hand():
-    assert best_jaccard(np.array([0.9, 0.2, 0.6]), np.array([True, False, True]), 4) == pytest.approx(2 / 4)
-    assert best_jaccard(np.zeros(0), np.zeros(0, dtype=bool), 3) == 0.0

@@ -17,8 +17,9 @@ from geomlib.data.hypergraphs import Hypergraph
 from geomlib.errors import ConfigError, DataError
 from geomlib.graphs.cliques import maximal_cliques
 from geomlib.graphs.covers import clique_cover, cover_frequency
+from geomlib.models.shyre.calibration import jaccard_threshold, platt
 from geomlib.models.shyre.motifs import motif_features
-from geomlib.models.shyre.net import FEATURE_SETS, SHyRe, candidate_sets, jaccard_threshold, platt
+from geomlib.models.shyre.net import FEATURE_SETS, SHyRe, candidate_sets
 from geomlib.models.shyre.sampler import CliqueSampler, RhoTable
 from geomlib.models.shyre.statistics import standardised
 from geomlib.models.shyre.structure import STRUCTURE_COLUMNS, structure_features
