@@ -3,25 +3,27 @@
     python datasets/water-orbitals/prepare.py --sample new.npz          # the file that is here; needs geomlib[dft]
     python datasets/water-orbitals/prepare.py molecules.extxyz data.h5 --basis def2-svp --functional b3lyp5
 
-The second line makes a file that `HamiltonianStore` reads of the closed-shell molecules in any file that ASE reads. It
-can be stopped and started again: molecules that the file holds already are not computed anew. A molecule whose SCF does
-not converge, or that is no closed shell, is reported and left out.
+The second line makes a file that `HamiltonianStore` reads of the closed-shell molecules in any file that ASE reads,
+with their charges from `charge` in it. It can be stopped and started again: molecules that the file holds already are
+not computed anew, and a process that is killed loses no more than the molecule it was at. A molecule whose SCF does not
+converge, or that is no closed shell, is reported and left out; the next run tries it again.
 """
 
 import argparse
+import functools
 import sys
 import tempfile
 from pathlib import Path
 
-import h5py
 import numpy as np
 from ase import Atoms
 from ase.build import molecule
 from ase.io import iread
-from pyscf import dft, gto
 
+from geomlib.apply.hamiltonian_data import HamiltonianFile, Preparation, converged
 from geomlib.data.flat import FlatStore
 from geomlib.data.hamiltonians import HamiltonianStore
+from geomlib.errors import GeomlibError
 
 FRAMES, SPREAD = 120, 0.08  # Å, standard deviation of each coordinate
 SAMPLE = {"basis": "sto-3g", "functional": "b3lyp5"}
@@ -40,64 +42,21 @@ def waters() -> list[Atoms]:
     return frames
 
 
-def compute(atoms: Atoms, basis: str, functional: str, level: int) -> dict[str, np.ndarray]:
-    """Matrices of one molecule, as lower triangles [Hartree].
+def write(
+    molecules: list[Atoms], target: Path, basis: str, functional: str, level: int = 3, cycles: int = 50
+) -> Preparation:
+    """Add what is missing to a file; molecules that are left out are reported as the work goes on."""
 
-    Raises:
-        ValueError: no closed shell, or an SCF that does not converge.
-    """
-    charge = int(atoms.info.get("charge", 0))
-    electrons = int(atoms.numbers.sum()) - charge
-    if electrons % 2:
-        raise ValueError(f"{electrons} electrons are no closed shell")
-    rows = list(zip(atoms.get_chemical_symbols(), atoms.positions.tolist(), strict=True))
-    mol = gto.M(atom=rows, basis=basis, charge=charge, unit="Angstrom", verbose=0)
-    field = dft.RKS(mol)
-    field.xc, field.grids.level, field.conv_tol = functional, level, 1e-10
-    guess = field.get_init_guess(key="minao")
-    initial = field.get_fock(dm=guess)
-    energy = field.kernel(dm0=guess)
-    if not field.converged:
-        raise ValueError(f"the SCF did not converge in {field.max_cycle} cycles")
-    lower = np.tril_indices(mol.nao_nr())
-    matrices = {"fock": field.get_fock(), "fock_init": initial, "overlap": mol.intor_symmetric("int1e_ovlp")}
-    found = {name: np.asarray(matrix)[lower][None] for name, matrix in matrices.items()}
-    return found | {
-        "Z": atoms.numbers.astype(np.int16),
-        "pos": atoms.positions[None],
-        "energy": np.array([energy]),
-        "scf_cycles_minao": np.array([field.cycles], dtype=np.int16),
-    }
+    def show(number: int, complaint: str) -> None:
+        if complaint:
+            print(f"\rmolecule {number} ({molecules[number].get_chemical_formula()}): {complaint}", file=sys.stderr)
+        print(f"\r{number + 1}/{len(molecules)}", end="", file=sys.stderr, flush=True)
 
-
-def write(molecules: list[Atoms], target: Path, basis: str, functional: str, level: int = 3) -> list[str]:
-    """Add what is missing to a file; return the complaints about molecules that were left out."""
-    complaints = []
-    with h5py.File(target, "a") as file:
-        for name, value in (("basis", basis), ("xc", functional), ("grids_level", level)):
-            if name in file.attrs and file.attrs[name] != value:
-                raise SystemExit(f"{target}: was made with {name} {file.attrs[name]}, not {value}: name another file")
-            file.attrs[name] = value
-        for name in [name for name in file if name.startswith("part-")]:
-            del file[name]  # what an interrupted run left
-        for number, atoms in enumerate(molecules):
-            key = f"{number:06d}"
-            if key in file:
-                continue
-            try:
-                values = compute(atoms, basis, functional, level)
-            except (ValueError, RuntimeError) as error:
-                complaints.append(f"molecule {number} ({atoms.get_chemical_formula()}): {error}")
-                print(complaints[-1], file=sys.stderr)
-                continue
-            group = file.create_group(f"part-{key}")
-            for name, value in values.items():
-                group[name] = value
-            file.move(f"part-{key}", key)  # a group is there whole or not at all
-            file.flush()
-            print(f"\r{number + 1}/{len(molecules)}", end="", file=sys.stderr, flush=True)
+    file = HamiltonianFile(target, basis, functional, level)
+    compute = functools.partial(converged, basis=basis, functional=functional, level=level, cycles=cycles)
+    done = file.extend(enumerate(molecules), compute, show)
     print(file=sys.stderr)
-    return complaints
+    return done
 
 
 def main() -> None:
@@ -107,18 +66,24 @@ def main() -> None:
     parser.add_argument("--basis", default="def2-svp")
     parser.add_argument("--functional", default="b3lyp5", help="in PySCF's words; b3lyp5 is B3LYP with VWN5")
     parser.add_argument("--level", type=int, default=3, help="of the grid, 0 to 9")
+    parser.add_argument("--cycles", type=int, default=50, help="of an SCF, at most")
     parser.add_argument("--sample", type=Path, help="write the embedded file here")
     args = parser.parse_args()
     if args.sample is not None:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "water.h5"
-            if write(waters(), file, SAMPLE["basis"], SAMPLE["functional"]):
+            if write(waters(), file, SAMPLE["basis"], SAMPLE["functional"]).complaints:
                 raise SystemExit("not every molecule could be computed")
             FlatStore.write(HamiltonianStore(str(file)), args.sample, overwrite=True)
-    elif args.target is None:
+        return
+    if args.target is None:
         parser.error("give STRUCTURES and TARGET, or --sample")
-    elif complaints := write(list(iread(args.structures)), args.target, args.basis, args.functional, args.level):
-        print(f"{len(complaints)} molecules were left out", file=sys.stderr)
+    try:
+        molecules = list(iread(args.structures))
+        done = write(molecules, args.target, args.basis, args.functional, args.level, args.cycles)
+    except (GeomlibError, OSError) as error:
+        raise SystemExit(f"prepare.py: {error}") from None
+    print(f"{args.target}: {done.added} molecules added, {done.present} were there, {len(done.complaints)} left out")
 
 
 if __name__ == "__main__":

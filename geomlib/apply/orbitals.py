@@ -11,7 +11,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from geomlib.data.graph import GraphData
-from geomlib.errors import ConfigError, DataError, MissingExtra
+from geomlib.data.hamiltonians import closest_atoms
+from geomlib.data.orbitals import shells_of
+from geomlib.errors import ConfigError, DataError, MissingExtra, UnknownElement
 from geomlib.files.manifest import AnyNet
 from geomlib.files.modelfile import load
 from geomlib.nn.orbitals import generalised_eigenproblem
@@ -105,28 +107,18 @@ class FockPredictor:
         self.basis, self.functional, self.delta = config["basis"], config["functional"], config["delta"]
 
     def molecule(self, atoms: Atoms) -> Any:
-        """PySCF's molecule of some atoms, with the basis set of the model; charge from `atoms.info["charge"]`.
+        """PySCF's molecule of some atoms, with the basis set of the model; see `pyscf_molecule`.
 
         Raises:
             DataError: an open shell, a periodic structure, or atoms that coincide.
+            UnknownElement: an element that the model was not built for.
         """
-        if atoms.pbc.any():
-            raise DataError("the structure is periodic; orbitals are those of a molecule")
-        charge = int(atoms.info.get("charge", 0))
-        electrons = int(atoms.numbers.sum()) - charge
-        if electrons % 2 or electrons < 2 or int(atoms.info.get("spin", 1)) != 1:
-            raise DataError(
-                f"{atoms.get_chemical_formula()} with charge {charge} has {electrons} electrons; the models know "
-                "closed shells only"
+        known = getattr(self.net, "elements", None) or sorted(set(atoms.get_chemical_symbols()))
+        if unknown := sorted(set(atoms.get_chemical_symbols()) - set(known)):
+            raise UnknownElement(
+                f"{atoms.get_chemical_formula()} has {', '.join(unknown)}; the model knows {', '.join(known)}"
             )
-        if len(atoms) > 1:
-            distances = atoms.get_all_distances() + 10.0 * np.eye(len(atoms))
-            if distances.min() < 0.1:
-                i, j = sorted(np.unravel_index(distances.argmin(), distances.shape))
-                raise DataError(f"atoms {i} and {j} are {distances.min():.3f} Å apart")
-        gto = _pyscf()
-        rows = list(zip(atoms.get_chemical_symbols(), atoms.positions.tolist(), strict=True))
-        return gto.M(atom=rows, basis=self.basis, charge=charge, unit="Angstrom", verbose=0)
+        return pyscf_molecule(atoms, self.basis)
 
     def fock(self, molecule: Any) -> Float[NDArray[np.float64], "n n"]:
         """The predicted matrix [Hartree] of PySCF's molecule.
@@ -181,13 +173,54 @@ def initial_guess(model: str | Path | FockPredictor, molecule: Any) -> Float[NDA
     return predictor.report(molecule).density
 
 
-def mean_field(molecule: Any, functional: str) -> Any:
-    """Restricted Kohn-Sham calculation with a grid of level 3."""
+def pyscf_molecule(atoms: Atoms, basis: str) -> Any:
+    """PySCF's molecule of some atoms; charge from `atoms.info["charge"]`.
+
+    Args:
+        atoms: a molecule.
+        basis: basis set.
+
+    Raises:
+        DataError: an open shell, a periodic structure, or atoms that coincide.
+        ConfigError: neither geomlib nor PySCF knows the basis set for an element.
+        MissingExtra: PySCF is not installed.
+    """
+    gto = _pyscf()
+    if atoms.pbc.any():
+        raise DataError("the structure is periodic; orbitals are those of a molecule")
+    charge = int(atoms.info.get("charge", 0))
+    electrons = int(atoms.numbers.sum()) - charge
+    if electrons % 2 or electrons < 2 or int(atoms.info.get("spin", 1)) != 1:
+        raise DataError(
+            f"{atoms.get_chemical_formula()} with charge {charge} has {electrons} electrons"
+            f"{_multiplicity(atoms)}; the models know closed shells only"
+        )
+    if words := closest_atoms(atoms.positions):
+        raise DataError(words)
+    for number in set(atoms.numbers.tolist()):
+        shells_of(basis, number)  # raises where the basis set has no such element
+    rows = list(zip(atoms.get_chemical_symbols(), atoms.positions.tolist(), strict=True))
+    return gto.M(atom=rows, basis=basis, charge=charge, unit="Angstrom", verbose=0)
+
+
+def _multiplicity(atoms: Atoms) -> str:
+    multiplicity = int(atoms.info.get("spin", 1))
+    return f" and spin multiplicity {multiplicity}" if multiplicity != 1 else ""
+
+
+def mean_field(molecule: Any, functional: str, level: int = 3) -> Any:
+    """Restricted Kohn-Sham calculation.
+
+    Args:
+        molecule: PySCF's.
+        functional: in PySCF's words.
+        level: of the grid.
+    """
     _pyscf()
     from pyscf import dft
 
     field = dft.RKS(molecule)
-    field.xc, field.grids.level, field.verbose = functional, 3, 0
+    field.xc, field.grids.level, field.verbose = functional, level, 0
     return field
 
 

@@ -1,11 +1,13 @@
 """The published splits of QH9 and of the Hamiltonians of MD17, index by index."""
 
 import random
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from geomlib.data.hamiltonians import HamiltonianStore
 from geomlib.data.splits import Split, checked_parts
 from geomlib.data.stores import Store
 from geomlib.errors import ConfigError
@@ -45,17 +47,16 @@ class QH9Split(Split):
 
     def indices(self, store: Store) -> dict[str, Tensor]:
         """See `Split`."""
-        if self.kind == "stable-id":
-            order = np.random.RandomState(seed=43).permutation(len(store))
-            found = np.split(order, _tenths(len(store)))
-        elif self.kind == "stable-ood":
-            sizes = store.sizes.numpy()
+        if self.kind == "stable-ood":
+            sizes = store.sizes
             parts = (sizes <= 20, (sizes >= 21) & (sizes <= 22), sizes >= 23)
-            found = [np.flatnonzero(part) for part in parts]
+            return checked_parts(_named([part.nonzero().squeeze(1) for part in parts]), store)
+        count = _records(store)
+        if self.kind == "stable-id":
+            found = np.split(np.random.RandomState(seed=43).permutation(count), _tenths(count))
         else:
-            found = self._dynamic(len(store))
-        names = ("train", "val", "test")
-        return checked_parts({name: torch.from_numpy(part) for name, part in zip(names, found, strict=True)}, store)
+            found = self._dynamic(count)
+        return checked_parts(_named([_positions(torch.from_numpy(part), store) for part in found]), store)
 
     def _dynamic(self, graphs: int) -> list[np.ndarray]:
         if graphs == 0 or graphs % _GEOMETRIES:
@@ -74,6 +75,26 @@ class QH9Split(Split):
         random.Random(43).shuffle(shuffled)
         owner = np.arange(graphs) // _GEOMETRIES
         return [np.flatnonzero(np.isin(owner, part)) for part in np.split(np.array(shuffled), _tenths(molecules))]
+
+
+def _records(store: Store) -> int:
+    """How many molecules the database has that a store is, or that its file was made from."""
+    found = store.records if isinstance(store, HamiltonianStore) else None
+    return len(store) if found is None else found[1]
+
+
+def _positions(numbers: Tensor, store: Store) -> Tensor:
+    """Where the records with these numbers stand in the store; those that its file lacks are left out."""
+    found = store.records if isinstance(store, HamiltonianStore) else None
+    if found is None:
+        return numbers
+    place = torch.full((found[1],), -1, dtype=torch.int64)
+    place[found[0]] = torch.arange(len(store))
+    return place[numbers][place[numbers] >= 0]
+
+
+def _named(parts: Sequence[Tensor]) -> dict[str, Tensor]:
+    return dict(zip(("train", "val", "test"), parts, strict=True))
 
 
 def _tenths(count: int) -> list[int]:
@@ -104,11 +125,12 @@ class MD17HamiltonianSplit(Split):
     def indices(self, store: Store) -> dict[str, Tensor]:
         """See `Split`."""
         train, val = MD17_SIZES[self.molecule]
-        if len(store) < train + val:
+        count = _records(store)
+        if count < train + val:
             raise ConfigError(
-                f"MD17HamiltonianSplit of {self.molecule}: {len(store)} graphs are fewer than the {train + val} that "
+                f"MD17HamiltonianSplit of {self.molecule}: {count} graphs are fewer than the {train + val} that "
                 "train and validate"
             )
-        order = torch.from_numpy(np.random.RandomState(seed=self.seed).permutation(len(store)))
-        parts = order.split([train, val, len(store) - train - val])
-        return checked_parts(dict(zip(("train", "val", "test"), parts, strict=True)), store)
+        order = torch.from_numpy(np.random.RandomState(seed=self.seed).permutation(count))
+        parts = order.split([train, val, count - train - val])
+        return checked_parts(_named([_positions(part, store) for part in parts]), store)

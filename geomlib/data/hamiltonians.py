@@ -218,6 +218,17 @@ class HamiltonianStore(Store):
             graph.charge = torch.tensor([charge])
         return graph
 
+    @property
+    def records(self) -> tuple[Int[Tensor, " graphs"], int] | None:
+        """Number in the database that the file was made from of each graph, and how many that has; None if from none.
+
+        A file may lack records, which could not be read; splits of the database then still name the same molecules.
+        """
+        count = self._file.attrs.get("records")
+        if count is None:
+            return None
+        return torch.tensor([int(name) for name, _ in self._frames], dtype=torch.int64), int(count)
+
     def describe(self, index: int) -> str:
         """See `Store`."""
         name, frame = self._frames[self._position(index)]
