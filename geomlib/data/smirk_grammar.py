@@ -3,11 +3,11 @@
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
 
 from geomlib.data.elements import SYMBOLS
+from geomlib.data.molecular_tokenizer import Piece
 
-__all__ = ["GLYPHS", "GLYPH_IDS", "SPECIALS", "UNKNOWN", "Piece", "bracket_pieces", "split_smiles"]
+__all__ = ["GLYPHS", "GLYPH_IDS", "bracket_pieces", "smiles_atoms", "split_smiles"]
 
 _CHIRALITY = ("@@", "@TH", "@AL", "@SP", "@TB", "@OH", "@")
 _AROMATIC = ("as", "se", "b", "c", "n", "o", "p", "s")
@@ -15,10 +15,6 @@ _ELEMENTS = tuple(SYMBOLS[1:119])
 
 GLYPHS = tuple(sorted({*"#$%()*+-./:=[\\]", *"0123456789", *_CHIRALITY, *_ELEMENTS, *_AROMATIC}))
 """The 158 glyphs of OpenSMILES by code point; the id of a glyph is its place, counted from 1."""
-
-UNKNOWN = 0
-SPECIALS = ("[BOS]", "[EOS]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")
-"""Special tokens; their ids follow those of the glyphs."""
 
 GLYPH_IDS: Mapping[str, int] = MappingProxyType({glyph: number for number, glyph in enumerate(GLYPHS, start=1)})
 """Glyph → id."""
@@ -33,14 +29,6 @@ OUTSIDE = re.compile(r"\[[^\[\]]*\]|Br|Cl|[BCNOPSFIbcnops*.\-=#$:/\\0-9%()]|\n|.
 """Bracket atoms, glyphs outside them, and anything else character by character."""
 
 _PLAIN = frozenset(("Br", "Cl", *"BCNOPSFIbcnops*.-=#$:/\\0123456789%()"))
-
-
-class Piece(NamedTuple):
-    """A glyph, or text that is none, with its place in the string."""
-
-    glyph: str | None
-    begin: int
-    end: int
 
 
 def split_smiles(text: str) -> list[Piece]:
@@ -100,3 +88,40 @@ def _charge(part: str, begin: int) -> list[Piece]:
         return [Piece(None, begin, begin + len(part))]
     count = [Piece(character, begin + 1, begin + signs) for character in str(signs)]
     return [Piece(part[0], begin, begin + 1), *count]
+
+
+def smiles_atoms(pieces: list[Piece]) -> list[tuple[int, ...]]:
+    """Atoms that each piece of a SMILES speaks of, numbered as they stand in it.
+
+    What stands in brackets is part of the one atom, a bond of the two that it joins, a ring number (with its bond) of
+    the atom it stands at. Branches and dots have none.
+    """
+    found: list[tuple[int, ...]] = []
+    last, following, branches = -1, 0, list[int]()
+    bracket, ring = False, False
+    for k, piece in enumerate(pieces):
+        glyph = piece.glyph or ""
+        own: tuple[int, ...] = ()
+        if bracket or glyph == "[":
+            bracket, own = glyph != "]", (following,)
+            if not bracket:
+                last, following = following, following + 1
+        elif ring or glyph == "%" or glyph.isdigit():
+            # %(123): its parentheses are no branch
+            ring = glyph != ")" and (ring or (glyph == "%" and _glyph(pieces, k + 1) == "("))
+            own = (last,)
+        elif glyph == "(":
+            branches.append(last)
+        elif glyph == ")":
+            last = branches.pop() if branches else last
+        elif glyph and glyph in "-=#$:/\\":
+            after = _glyph(pieces, k + 1)
+            own = (last,) if after == "%" or after.isdigit() else (last, following)
+        elif glyph and glyph != ".":
+            own, last, following = (following,), following, following + 1
+        found.append(tuple(atom for atom in own if atom >= 0))
+    return found
+
+
+def _glyph(pieces: list[Piece], k: int) -> str:
+    return (pieces[k].glyph or "") if k < len(pieces) else ""

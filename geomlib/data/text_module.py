@@ -11,10 +11,10 @@ from lightning.pytorch import LightningDataModule
 
 from geomlib.data.graph import GraphData, assemble
 from geomlib.data.memo import Memo
+from geomlib.data.molecular_tokenizer import MolecularTokenizer
 from geomlib.data.molecules import canonical_smiles, parse_molecule
 from geomlib.data.smirk_grammar import GLYPHS
 from geomlib.data.text_stream import Exclusions, LineStream, find_shards
-from geomlib.data.tokens import SmirkTokenizer
 from geomlib.errors import ConfigError, DataError, FileFormatError, GeomlibError
 
 __all__ = ["TextDataModule", "TokenBatches"]
@@ -44,6 +44,10 @@ class Writing(Protocol):
     @property
     def truncate(self) -> bool:
         """Longer molecules are cut instead of refused."""
+
+    @property
+    def tokenizer(self) -> MolecularTokenizer:
+        """What makes ids of the written molecule."""
 
     def write(self, smiles: str) -> str:
         """The molecule in the form that the net reads."""
@@ -78,7 +82,7 @@ class TokenBatches:
     ) -> None:
         self.stream, self.spec, self.max_tokens, self.batches = stream, spec, max_tokens, batches
         self.share, self.seed, self.exclude = share, seed, exclude
-        self.tokenizer = SmirkTokenizer(spec.template)
+        self.tokenizer = spec.tokenizer
         self.bad = self.excluded = self.molecules = 0
         self._pass, self._line, self._handed_out = 0, 0, 0
         self._form = Memo(self._formed)
@@ -222,7 +226,7 @@ def hide(ids: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.nd
     label = np.where(chosen, ids, NOT_COUNTED)
     fate = rng.random(len(ids))
     random = rng.integers(1, len(GLYPHS) + 1, len(ids))
-    hidden = np.where(chosen & (fate < 0.8), SmirkTokenizer.mask_token_id, ids)
+    hidden = np.where(chosen & (fate < 0.8), MolecularTokenizer.mask_token_id, ids)
     return np.where(chosen & (fate >= 0.9), random, hidden), label
 
 

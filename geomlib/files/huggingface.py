@@ -11,10 +11,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from geomlib.data.tokens import SmirkTokenizer
+from geomlib.data.molecular_tokenizer import MolecularTokenizer
 from geomlib.errors import FileFormatError, GeomlibWarning
 from geomlib.files.atomic import write_atomically
 from geomlib.files.manifest import bare_net
+from geomlib.graphs.tokens import SmilesTokens
 from geomlib.models.mist.net import MIST
 
 __all__ = ["MODEL_TYPE", "SPECIAL_IDS", "export_huggingface", "import_huggingface", "tensor_names"]
@@ -22,7 +23,7 @@ __all__ = ["MODEL_TYPE", "SPECIAL_IDS", "export_huggingface", "import_huggingfac
 MODEL_TYPE = "roberta-prelayernorm"
 
 SPECIAL_IDS: Mapping[str, int] = {
-    f"{name}_token_id": getattr(SmirkTokenizer, f"{name}_token_id")
+    f"{name}_token_id": getattr(MolecularTokenizer, f"{name}_token_id")
     for name in ("bos", "eos", "sep", "pad", "cls", "mask")
 }
 """Ids of the special tokens, as a config.json names them."""
@@ -116,7 +117,8 @@ def export_huggingface(net: nn.Module, folder: str | Path) -> Path:
     target = Path(folder)
     if (target / _WEIGHTS).exists() or target.is_file():
         raise FileFormatError(f"{target}: already holds a model; name another folder")
-    config = inner.config
+    config, tokens = inner.config, inner.spec.find(SmilesTokens)
+    assert tokens is not None
     tensors = {theirs: inner.state_dict()[own].cpu() for own, theirs in tensor_names(config["layers"]).items()}
     pad = SPECIAL_IDS["pad_token_id"] if config["compat_pad_token_id"] is None else config["compat_pad_token_id"]
     if config["compat_pad_token_id"] is None:
@@ -133,7 +135,7 @@ def export_huggingface(net: nn.Module, folder: str | Path) -> Path:
         **SPECIAL_IDS,
         "pad_token_id": pad,
         "dtype": str(tensors[_TOKENS].dtype).removeprefix("torch."),
-        "tokenizer_class": "SmirkTokenizer",
+        "tokenizer_class": type(tokens.tokenizer).__name__,
         "geomlib": {key: config[key] for key in ("form", "template", "truncate", "pool")},
     }
     target.mkdir(parents=True, exist_ok=True)
@@ -141,7 +143,7 @@ def export_huggingface(net: nn.Module, folder: str | Path) -> Path:
     write_atomically(target / _WEIGHTS, safetensors.torch.save(contiguous, {"format": "pt"}))
     text = json.dumps(described, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     write_atomically(target / "config.json", text.encode())
-    SmirkTokenizer(config["template"]).save_pretrained(target)
+    tokens.tokenizer.save_pretrained(target)
     return target
 
 

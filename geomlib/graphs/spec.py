@@ -84,14 +84,15 @@ class GraphSpec:
 
     @property
     def smiles_form(self) -> str:
-        """How builders write SMILES before they read them: `as-is`, `canonical` or `kekule`."""
-        return next((str(form) for builder in self.builders if (form := getattr(builder, "form", None))), "as-is")
+        """How builders write SMILES before they read them: `as-is`, `canonical` or `kekule`, which SELFIES asks for."""
+        form = next((str(form) for builder in self.builders if (form := getattr(builder, "form", None))), "as-is")
+        return "kekule" if form == "selfies" else form
 
     def as_written(self) -> Self:
         """The same spec for SMILES that are written already, as augmentation does it."""
         return type(self)(
             tuple(
-                replace(builder, form="as-is") if hasattr(builder, "form") else builder  # type: ignore[call-arg]
+                replace(builder, form=as_is) if (as_is := getattr(builder, "form_as_is", "")) else builder  # type: ignore[call-arg]
                 for builder in self.builders
             )
         )

@@ -1,5 +1,6 @@
 """Tokens of the molecules of a graph, from their SMILES."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
@@ -8,14 +9,16 @@ import numpy as np
 import torch
 
 from geomlib.data.graph import GraphData
+from geomlib.data.molecular_tokenizer import MolecularTokenizer
 from geomlib.data.molecules import canonical_smiles, kekule_smiles, parse_molecule, to_smiles
+from geomlib.data.selfies_tokens import SelfiesTokenizer, selfies_to_smiles, smiles_to_selfies
 from geomlib.data.tokens import SmirkTokenizer
 from geomlib.errors import ConfigError, DataError
 from geomlib.graphs.builder import Builder
 
 __all__ = ["FORMS", "SmilesTokens"]
 
-FORMS = ("kekule", "canonical", "as-is")
+FORMS = ("kekule", "canonical", "as-is", "selfies", "selfies-as-is")
 """How a molecule is written before it is taken apart."""
 
 
@@ -25,7 +28,8 @@ class SmilesTokens(Builder):
 
     Args:
         form: `kekule` writes double bonds where aromatic atoms would stand, as published encoders were pretrained;
-            `canonical` is RDKit's own writing, `as-is` the text as given, which is not parsed.
+            `canonical` is RDKit's own writing, `as-is` the text as given, which is not parsed. `selfies` writes the
+            kekulised molecule as SELFIES, `selfies-as-is` the SMILES as given; tokens are then symbols of SELFIES.
         template: put `[CLS]` before and `[SEP]` after each molecule.
         max_tokens: longest molecule; 0 sets no limit.
         truncate: cut longer molecules instead of refusing them.
@@ -56,7 +60,7 @@ class SmilesTokens(Builder):
         """
         given = to_smiles(graph)
         written = [self.write(text) for text in given]
-        ids, lengths = _tokenizer(self.template).encode_packed(written, strict=True)
+        ids, lengths = self.tokenizer.encode_packed(written, strict=True)
         if self.max_tokens and len(lengths) and int(lengths.max()) > self.max_tokens:
             if not self.truncate:
                 longest = int(lengths.argmax())
@@ -74,13 +78,32 @@ class SmilesTokens(Builder):
         """The molecule in the builder's form."""
         if self.form == "as-is":
             return smiles
+        if self.form == "selfies-as-is":
+            return smiles_to_selfies(smiles)
         molecule = parse_molecule(smiles)
+        if self.form == "selfies":
+            return smiles_to_selfies(kekule_smiles(molecule))
         return kekule_smiles(molecule) if self.form == "kekule" else canonical_smiles(molecule)
 
+    @property
+    def form_as_is(self) -> str:
+        """The form for SMILES that are written already."""
+        return "selfies-as-is" if self.form.startswith("selfies") else "as-is"
 
-@lru_cache(maxsize=2)
-def _tokenizer(template: bool) -> SmirkTokenizer:
-    return SmirkTokenizer(template)
+    def read(self, ids: Iterable[int]) -> str:
+        """SMILES of the ids of a molecule."""
+        text = self.tokenizer.decode(ids)
+        return selfies_to_smiles(text) if self.form.startswith("selfies") else text
+
+    @property
+    def tokenizer(self) -> MolecularTokenizer:
+        """What makes ids of the molecule as it is written."""
+        return _tokenizer(self.form.startswith("selfies"), self.template)
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(selfies: bool, template: bool) -> MolecularTokenizer:
+    return SelfiesTokenizer(template) if selfies else SmirkTokenizer(template)
 
 
 def _truncated(ids: np.ndarray, lengths: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:

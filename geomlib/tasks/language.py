@@ -13,10 +13,10 @@ from geomlib.data.descriptors import calculate_descriptors
 from geomlib.data.graph import GraphData
 from geomlib.data.memo import Memo
 from geomlib.data.molecules import parse_molecule, to_smiles
-from geomlib.data.tokens import SmirkTokenizer
 from geomlib.errors import ConfigError, DataError
 from geomlib.files.manifest import bare_net
 from geomlib.files.modelfile import load
+from geomlib.graphs.tokens import SmilesTokens
 from geomlib.models.base import Net
 from geomlib.models.mist.net import MIST
 from geomlib.tasks.base import Task
@@ -135,7 +135,7 @@ class LanguageTask(Task):
 
     def _descriptors(self, batch: GraphData) -> Tensor:
         if _DESCRIPTORS not in batch:
-            texts = to_smiles(batch) if "smiles" in batch else _written(batch)
+            texts = to_smiles(batch) if "smiles" in batch else _written(batch, self.mist.spec.find(SmilesTokens))
             batch.descriptors = torch.stack([self._described(text) for text in texts]).to(batch.token_id.device)
         return batch.descriptors
 
@@ -239,12 +239,12 @@ class LanguageTask(Task):
         }
 
 
-def _written(batch: GraphData) -> list[str]:
+def _written(batch: GraphData, builder: SmilesTokens | None) -> list[str]:
     """The molecules as text, from their tokens as they were before some were hidden."""
     ids = torch.where(batch.token_label >= 0, batch.token_label, batch.token_id).tolist()
     lengths = torch.bincount(batch.token_component, minlength=batch.count("component")).tolist()
-    rows, tokenizer = iter(ids), SmirkTokenizer()
-    return [tokenizer.decode(islice(rows, length)) for length in lengths]
+    rows, builder = iter(ids), builder or SmilesTokens()
+    return [builder.read(islice(rows, length)) for length in lengths]
 
 
 def _widened(values: Tensor) -> Tensor:

@@ -53,6 +53,8 @@ EXTERNAL = {
         "testing.",
     ),
     "hypothesis": ("testing.",),
+    "selfies": ("data.selfies_tokens",),
+    "umap": ("apply.embedding_map",),
 }
 """Package from outside → the modules that may import it; `a.` stands for everything below."""
 
