@@ -1,15 +1,19 @@
 """Orbital energies and coefficients from matrices over atomic orbitals, and how two sets of orbitals compare."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["OrbitalErrors", "Orbitals", "compare_orbitals", "generalised_eigenproblem"]
+__all__ = ["OrbitalErrors", "Orbitals", "compare_orbitals", "generalised_eigenproblem", "settled_orbitals"]
 
 _FLOOR = 1e-8
 """Least eigenvalue of an overlap matrix."""
+
+_SAME_LEVEL = 1e-5
+"""Neighbouring energies closer than this are one level [Hartree]; integration grids split true degeneracies by less."""
 
 
 class Orbitals(NamedTuple):
@@ -77,3 +81,35 @@ def compare_orbitals(
         cosine=cosine.mean(),
         subspace=shared.square().sum() / occupied,
     )
+
+
+@torch.no_grad()
+def settled_orbitals(
+    orbitals: Orbitals, perturbation: Float[Tensor, "*batch n n"], closeness: float = _SAME_LEVEL
+) -> Float[Tensor, "*batch n n"]:
+    """Coefficients whose orbitals of one level are those that diagonalise a perturbation among themselves.
+
+    An eigensolver returns any basis of a degenerate level. With this one, that of degenerate perturbation theory, the
+    perturbation's elements between orbitals, Cᵀ P C, don't depend on which one came, but for signs.
+
+    Args:
+        orbitals: of the unperturbed matrices.
+        perturbation: symmetric [Hartree].
+        closeness: energies closer than this to their neighbour are of the same level [Hartree].
+    """
+    energies, coefficients = orbitals
+    size = energies.shape[-1]
+    joined = energies.diff(dim=-1) < closeness
+    if not bool(joined.any()):
+        return coefficients
+    settled = coefficients.clone()
+    rows = zip(
+        settled.view(-1, size, size), joined.view(-1, size - 1), perturbation.reshape(-1, size, size), strict=True
+    )
+    for c, same, p in rows:
+        borders = [0, *((~same).nonzero().squeeze(1) + 1).tolist(), size]
+        for begin, end in pairwise(borders):
+            if end - begin > 1:
+                part = c[:, begin:end].clone()
+                c[:, begin:end] = part @ torch.linalg.eigh(part.T @ p.double() @ part).eigenvectors
+    return settled

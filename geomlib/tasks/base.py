@@ -240,10 +240,18 @@ class Task(lightning.LightningModule):
         if world > 1 and stage == "train":
             torch.distributed.all_reduce(reported)
         counts_everywhere = reported[1].clamp_min(1.0)
-        loss = world * (prefactors * sums / counts_everywhere).sum() if stage == "train" else sums.detach().sum()
         values = reported[0] / counts_everywhere
         if not bool(torch.isfinite(values).all()):
             raise DataError(self._blame(objective, outputs, batch, stage))
+        means = list(zip(objective.terms, values.tolist(), strict=True))
+        values = values.new_tensor([term.of_mean(mean) for term, mean in means])
+        # where a term is the root of a mean, this is not the loss, but has its gradient on any number of processes
+        slopes = values.new_tensor([term.slope(mean) for term, mean in means])
+        loss = (
+            (sums * (world * prefactors * slopes / counts_everywhere)).sum()
+            if stage == "train"
+            else sums.detach().sum()
+        )
         meter, prefix = self._meters[stage], objective.prefix
         for name in objective.fields:
             meter.add(prefix + name, self._error(objective, name, outputs, batch))
@@ -354,7 +362,10 @@ class Task(lightning.LightningModule):
             for name in objective.fields:
                 if objective.prefix + name in means:
                     own[f"{name}_mae"], own[f"{name}_rmse"] = means[objective.prefix + name]
-            losses = [means.get(objective.prefix + name, (0.0, 0.0))[0] for name in objective.loss_names]
+            losses = [
+                term.of_mean(means.get(objective.prefix + name, (0.0, 0.0))[0])
+                for term, name in zip(objective.terms, objective.loss_names, strict=True)
+            ]
             if stage != "train":
                 pairs = zip(objective.terms, losses, strict=True)
                 own["loss"] = sum(term.prefactor(ratio) * value for term, value in pairs)

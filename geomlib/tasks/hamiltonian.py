@@ -1,21 +1,21 @@
 """`HamiltonianTask`: nets that predict Kohn-Sham matrices."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from geomlib.data.graph import GraphData
-from geomlib.errors import DataError
 from geomlib.models.base import Net
-from geomlib.nn.orbitals import compare_orbitals, generalised_eigenproblem
+from geomlib.nn.orbitals import Orbitals, compare_orbitals, generalised_eigenproblem
 from geomlib.tasks.base import Task
+from geomlib.tasks.hamiltonian_terms import HamiltonianTerm
+from geomlib.tasks.matrices import matrix_stacks, occupied_orbitals
 from geomlib.tasks.meters import Meter
 from geomlib.tasks.schedule import Schedule
-from geomlib.tasks.terms import Term
 
-__all__ = ["HamiltonianTask", "matrices"]
+__all__ = ["HamiltonianTask"]
 
 _MICRO = 1e6
 _ORBITAL_METRICS = ("occupied", "homo", "lumo", "gap", "cosine", "subspace")
@@ -25,8 +25,9 @@ class HamiltonianTask(Task):
     """Train a net on Kohn-Sham matrices.
 
     The loss is the sum of mean absolute and mean square error over all entries of the matrices unless other terms are
-    given. Where the data hold overlaps, the test also compares the orbitals of both matrices: errors of occupied, HOMO
-    and LUMO energies and of the gap [Hartree], |cos| of coefficients and the overlap of the occupied spaces.
+    given (`geomlib.tasks.hamiltonian_terms`: blocks, wavefunction alignment). Where the data hold overlaps, the test
+    also compares the orbitals of both matrices: errors of occupied, HOMO and LUMO energies and of the gap [Hartree],
+    |cos| of coefficients and the overlap of the occupied spaces.
 
     Args:
         net: predicts `hamiltonian`.
@@ -42,7 +43,7 @@ class HamiltonianTask(Task):
     def __init__(
         self,
         net: Net,
-        terms: list[Term] | None = None,
+        terms: list[HamiltonianTerm] | None = None,
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-3, weight_decay=0.0),
         schedule: Schedule | None = None,
         decay_vectors: bool = True,
@@ -50,7 +51,7 @@ class HamiltonianTask(Task):
         freeze: list[str] | None = None,
         learning_rates: dict[str, float] | None = None,
     ) -> None:
-        chosen = [Term("hamiltonian", loss="mae"), Term("hamiltonian", loss="mse")] if terms is None else terms
+        chosen = [HamiltonianTerm(loss="mae"), HamiltonianTerm(loss="mse")] if terms is None else terms
         super().__init__(
             net,
             chosen,
@@ -72,21 +73,15 @@ class HamiltonianTask(Task):
         """Errors of a batch and of its orbitals; returns the predictions."""
         outputs = super().test_step(batch, batch_idx)
         if "overlap" in batch:
-            for predicted, true, overlap, numbers in zip(
-                matrices(outputs["hamiltonian"], batch),
-                matrices(batch.hamiltonian, batch),
-                matrices(batch.overlap, batch),
-                _numbers(batch),
-                strict=True,
-            ):
-                found = compare_orbitals(
-                    generalised_eigenproblem(predicted, overlap),
-                    generalised_eigenproblem(true, overlap),
-                    overlap,
-                    occupied_orbitals(numbers),
-                )
-                for name in _ORBITAL_METRICS:
-                    self._orbitals.add(name, getattr(found, name).reshape(-1))
+            numbers = _numbers(batch)
+            stacks = matrix_stacks(batch, outputs["hamiltonian"], batch.hamiltonian, batch.overlap)
+            for members, (predicted, true, overlap) in stacks:
+                of_both = generalised_eigenproblem(predicted, overlap), generalised_eigenproblem(true, overlap)
+                for row, number in enumerate(members.tolist()):
+                    mine, theirs = (Orbitals(found.energies[row], found.coefficients[row]) for found in of_both)
+                    errors = compare_orbitals(mine, theirs, overlap[row], occupied_orbitals(numbers[number]))
+                    for name in _ORBITAL_METRICS:
+                        self._orbitals.add(name, getattr(errors, name).reshape(-1))
         return outputs
 
     def epoch_metrics(self, stage: str, *, local: bool = False) -> dict[str, float]:
@@ -125,26 +120,6 @@ class HamiltonianTask(Task):
         return {"hamiltonian_mae": float(sums[0] / sums[2]), "hamiltonian_rmse": float((sums[1] / sums[2]).sqrt())}
 
 
-def occupied_orbitals(atomic_number: Tensor, charge: int = 0) -> int:
-    """Doubly occupied orbitals of a closed shell.
-
-    Raises:
-        DataError: an odd number of electrons, or none.
-    """
-    electrons = int(atomic_number.sum()) - charge
-    if electrons % 2 or electrons < 2:
-        raise DataError(f"{electrons} electrons make no closed shell; the matrices here are those of closed shells")
-    return electrons // 2
-
-
-def matrices(entries: Tensor, batch: GraphData) -> Iterator[Tensor]:
-    """The matrices [n, n] of a batch from all their entries."""
-    graph = batch.node_graph[batch.entry_atom[0]]
-    for part in entries.split(torch.bincount(graph, minlength=batch.num_graphs).tolist()):
-        size = round(len(part) ** 0.5)
-        yield part.view(size, size)
-
-
-def _numbers(batch: GraphData) -> Iterator[Tensor]:
+def _numbers(batch: GraphData) -> list[Tensor]:
     counts = torch.bincount(batch.node_graph, minlength=batch.num_graphs).tolist()
-    yield from batch.atomic_number.split(counts)
+    return list(batch.atomic_number.split(counts))

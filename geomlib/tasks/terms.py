@@ -32,7 +32,7 @@ class Term:
         field: name in the field table; the net must return it and the data must hold it.
         weight: prefactor at the start.
         weight_limit: prefactor towards which it moves as the learning rate falls; None keeps `weight`.
-        loss: mse, mae or huber.
+        loss: mse, mae, huber, or rmse, the root of the mean square (over the global batch too).
         delta: where huber turns from quadratic to linear [unit of the field; per atom for extensive fields].
         normalization: per_atom or legacy.
         norm: with mae or huber on a vector field, take the length of the error vector instead of its components.
@@ -43,7 +43,7 @@ class Term:
     field: str
     weight: float = 1.0
     weight_limit: float | None = None
-    loss: Literal["mse", "mae", "huber"] = "mse"
+    loss: Literal["mse", "mae", "huber", "rmse"] = "mse"
     delta: float = 0.01
     normalization: Literal["per_atom", "legacy"] = "per_atom"
     norm: bool = False
@@ -55,11 +55,12 @@ class Term:
             raise ConfigError(f"term '{self.field}': weight and weight_limit must not be negative, got {limits}")
         if self.delta <= 0:
             raise ConfigError(f"term '{self.field}': delta must be positive, got {self.delta}")
-        if self.norm and (row.kind != "vector" or self.loss == "mse"):
+        if self.norm and (row.kind != "vector" or self.loss in ("mse", "rmse")):
             raise ConfigError(f"term '{self.field}': norm needs a vector field and loss mae or huber")
-        if self.loss not in ("mse", "mae", "huber") or self.normalization not in ("per_atom", "legacy"):
+        losses = ("mse", "mae", "huber", "rmse")
+        if self.loss not in losses or self.normalization not in ("per_atom", "legacy"):
             raise ConfigError(
-                f"term '{self.field}': loss is mse, mae or huber and normalization per_atom or legacy, "
+                f"term '{self.field}': loss is mse, mae, huber or rmse and normalization per_atom or legacy, "
                 f"got '{self.loss}' and '{self.normalization}'"
             )
 
@@ -93,15 +94,28 @@ class Term:
         if self.norm:
             # the gradient of a norm at exactly zero is undefined; 1e-300 keeps it zero in float64
             error = (error.square().sum(-1) + torch.finfo(error.dtype).tiny).sqrt()
-        if self.loss == "mse":
-            values = error.square()
-        elif self.loss == "mae":
-            values = error.abs()
-        else:
-            values = torch.nn.functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=self.delta)
+        values = self.penalty(error)
         if extensive and self.normalization == "legacy" and self.loss != "huber":
             values = values / atoms
         return values.sum(), torch.tensor(float(values.numel()), dtype=torch.float64, device=values.device)
+
+    def penalty(self, error: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """What each component of an error adds to the sum."""
+        if self.loss in ("mse", "rmse"):
+            return error.square()
+        if self.loss == "mae":
+            return error.abs()
+        return torch.nn.functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=self.delta)
+
+    def of_mean(self, mean: float) -> float:
+        """The loss from the quotient of `sums`: its root for `rmse`, else itself."""
+        return mean**0.5 if self.loss == "rmse" else mean
+
+    def slope(self, mean: float) -> float:
+        """Derivative of `of_mean`; zero where the root has none."""
+        if self.loss != "rmse":
+            return 1.0
+        return 0.5 * mean**-0.5 if mean > 0 else 0.0
 
 
 def labelled(name: str, batch: GraphData, *, partial: bool) -> Bool[Tensor, " items"] | None:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from geomlib.data.graph import GraphData, collate
 from geomlib.data.orbitals import OrbitalLayout, shells_of
+from geomlib.graphs.orbitals import OrbitalEntries
+from geomlib.graphs.spec import GraphSpec
 from geomlib.models.sphnet.entries import entries_of_blocks
 from geomlib.models.sphnet.expansion import BlockExpansion
 from geomlib.models.sphnet.net import SPHNet
@@ -22,8 +24,11 @@ from geomlib.models.sphnet.path_gate import PathSchedule, SparseProduct
 from geomlib.models.sphnet.qhnet import QHNet
 from geomlib.models.sphnet.radial import PUBLISHED_GAIN, BernsteinBasis, ExpNormalBasis, RadialNet
 from geomlib.models.sphnet.vectorial import Groups, VectorialInteraction
+from geomlib.nn.orbitals import compare_orbitals, generalised_eigenproblem
 from geomlib.nn.spherical import NormGate, SphericalLinear
 from geomlib.nn.tensor_product import natural_irreps
+from geomlib.tasks.hamiltonian_terms import HamiltonianTerm
+from geomlib.tasks.matrices import occupied_orbitals
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data" / "sphnet_parity"
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data/sphnet_parity")
@@ -397,3 +402,71 @@ def order_of_harmonics(atomic_number: Tensor) -> list[int]:
             places = (1, 2, 0) if degree == 1 else range(2 * degree + 1)
             order += [begin + place for place in places]
     return order
+
+
+# -------------------------------------------------------------------- losses
+
+KCAL_PER_MOL = 627.5096
+
+
+def structure(*numbers: Tensor) -> GraphData:
+    """A batch of molecules whose geometry nobody looks at."""
+    spec = GraphSpec((OrbitalEntries("def2-svp", tuple(ELEMENTS)),))
+    graphs = []
+    for number in numbers:
+        pos = torch.arange(3.0 * len(number)).double().view(-1, 3)
+        graphs.append(spec.build(GraphData(pos=pos, atomic_number=number)))
+    return collate(graphs)
+
+
+def value_of(term: HamiltonianTerm, prediction: Tensor, batch: GraphData) -> Tensor:
+    total, count = term.sums(prediction, batch)
+    return torch.tensor(term.of_mean(float(total / count)), dtype=torch.float64)
+
+
+def test_losses_of_blocks():
+    case = Case("loss_masked")
+    number = torch.tensor([8, 1, 1]), Case("loss_wa_ethanol")["in.Z"]
+    batch = structure(*number)
+    true, predicted = (
+        entries_of_blocks(batch, case[f"in.{name}_diag"], case[f"in.{name}_pair"]) for name in ("ref", "pred")
+    )
+    batch.hamiltonian = true
+    mae, mse, rmse = (
+        value_of(HamiltonianTerm(compare="blocks", loss=loss), predicted, batch) for loss in ("mae", "mse", "rmse")
+    )
+    close(mae, case["out.mae"])
+    close(mse, case["out.mse"])
+    close(rmse, case["out.rmse"])
+    close(mae + mse, case["out.maemse"])
+
+
+@pytest.mark.parametrize("name", ["loss_wa_water", "loss_wa_ethanol"])
+def test_wavefunction_alignment(name):
+    case = Case(name)
+    batch = structure(case["in.Z"])
+    batch.hamiltonian, batch.overlap = (case["in.H_init"] + case["in.dH_ref"]).flatten(), case["in.S"].flatten()
+    predicted = (case["in.H_init"] + case["in.dH_pred"]).flatten()
+    for loss, power in (("mae", 1), ("mse", 2)):
+        levels = 627.0**power * value_of(HamiltonianTerm(compare="levels", loss=loss), predicted, batch)
+        residuals = 100.0**power * value_of(HamiltonianTerm(compare="residuals", loss=loss), predicted, batch)
+        close(levels, case[f"out.waloss_type20_{loss}"])
+        close(residuals, case[f"out.waloss_type21_{loss}"])
+        close(levels + residuals, case[f"out.waloss_type22_{loss}"])
+
+
+@pytest.mark.parametrize("name", ["loss_wa_water", "loss_wa_ethanol"])
+def test_errors_of_orbitals(name):
+    case = Case(name)
+    true, predicted = (
+        generalised_eigenproblem(case["in.H_init"] + case[f"in.{which}"], case["in.S"])
+        for which in ("dH_ref", "dH_pred")
+    )
+    close(true.energies, case["out.eps"])
+    found = compare_orbitals(predicted, true, case["in.S"], occupied_orbitals(case["in.Z"]))
+    close(KCAL_PER_MOL * found.homo.abs(), case["out.homo_err_kcalmol"])
+    close(KCAL_PER_MOL * found.lumo.abs(), case["out.lumo_err_kcalmol"])
+    close(KCAL_PER_MOL * found.gap.abs(), case["out.homolumogap_err_kcalmol"])
+    close(KCAL_PER_MOL * found.occupied.abs().mean(), case["out.occ_err_kcalmol"])
+    close(KCAL_PER_MOL * (predicted.energies - true.energies).abs().mean(), case["out.orb_err_kcalmol"])
+    close(found.cosine, case["out.cos_sim_eigenvec"])

@@ -5,7 +5,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from geomlib.nn.orbitals import compare_orbitals, generalised_eigenproblem
+from geomlib.nn.orbitals import Orbitals, compare_orbitals, generalised_eigenproblem, settled_orbitals
 
 
 def matrices(size=6, seed=0):
@@ -48,3 +48,24 @@ def test_a_turn_inside_a_degenerate_level_is_seen_by_the_cosine_only():
     found = compare_orbitals(other, true, s, 3)
     assert float(found.subspace) == pytest.approx(1.0, abs=1e-12)
     assert float(found.cosine) < 0.9
+
+
+def test_orbitals_of_a_level_are_settled_by_the_perturbation():
+    _, s = matrices(6)
+    c = generalised_eigenproblem(*matrices(6)).coefficients
+    levels = torch.tensor([-3.0, -1, -1, 0, 2, 2]).double()
+    energies = torch.stack([levels, torch.arange(6.0).double()])
+    perturbation = matrices(6, seed=3)[0]
+    turn = torch.linalg.qr(torch.randn(2, 2, generator=torch.Generator().manual_seed(0)).double())[0]
+    turned = c @ torch.block_diag(torch.eye(1), turn, torch.eye(1), turn.T).double()
+    found = []
+    for basis in (c, turned):
+        orbitals = Orbitals(energies, torch.stack([basis, basis]))
+        settled = settled_orbitals(orbitals, torch.stack([perturbation, perturbation]))
+        assert torch.equal(settled[1], basis)  # nothing is degenerate
+        assert torch.allclose(settled[0].T @ s @ settled[0], torch.eye(6).double(), atol=1e-12)
+        elements = settled[0].T @ perturbation @ settled[0]
+        assert abs(float(elements[1, 2])) < 1e-12 and abs(float(elements[4, 5])) < 1e-12
+        found.append(elements.abs())
+    assert torch.allclose(found[0], found[1], atol=1e-12)
+    assert not torch.allclose((c.T @ perturbation @ c).abs(), (turned.T @ perturbation @ turned).abs(), atol=1e-2)

@@ -1,5 +1,6 @@
 """Training on matrices: what the test reports, beside numbers made here from the file of the model."""
 
+import csv
 import json
 
 import pytest
@@ -11,7 +12,8 @@ from geomlib.data.cards import CardStore
 from geomlib.data.graph import collate
 from geomlib.errors import DataError
 from geomlib.nn.orbitals import generalised_eigenproblem
-from geomlib.tasks.hamiltonian import matrices, occupied_orbitals
+from geomlib.tasks.hamiltonian_terms import HamiltonianTerm
+from geomlib.tasks.matrices import matrices, occupied_orbitals
 
 
 def test_reported_errors_are_those_of_the_model_and_the_net_knew_the_step(tmp_path, monkeypatch):
@@ -69,3 +71,26 @@ def test_open_shells_are_refused():
     assert occupied_orbitals(torch.tensor([8, 1, 1, 1]), charge=1) == 5
     with pytest.raises(DataError, match="9 electrons make no closed shell"):
         occupied_orbitals(torch.tensor([8, 1]))
+
+
+def test_losses_are_chosen_in_the_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    terms = [
+        {"field": "hamiltonian", "loss": "rmse", "compare": "blocks"},
+        {"field": "hamiltonian", "loss": "mae", "compare": "levels", "weight": 0.3},
+    ]
+    words = ["-c", "sphnet/smoke", "--folder", "out", "--trainer.max_epochs", "1", "--model.net.channels", "8"]
+    assert main(["fit", *words, "--model.terms", json.dumps(terms), "--trainer.enable_progress_bar", "false"]) == 0
+    net = geomlib.load("out/model.safetensors", dtype="float32")
+    batch = collate([net.spec.build(graph) for graph in CardStore("water-orbitals", "val")])
+    prediction = net(batch)["hamiltonian"]
+    expected = 0.0
+    for term in (
+        HamiltonianTerm(loss="rmse", compare="blocks"),
+        HamiltonianTerm(loss="mae", compare="levels", weight=0.3),
+    ):
+        total, count = term.sums(prediction, batch)
+        expected += term.weight * term.of_mean(float(total / count))
+    with (tmp_path / "out" / "metrics.csv").open() as file:
+        (found,) = [float(row["val/loss"]) for row in csv.DictReader(file) if row["val/loss"]]
+    assert found == pytest.approx(expected, rel=1e-4)

@@ -102,3 +102,15 @@ def test_wrong_options_are_refused(options):
 def test_an_unknown_field_is_refused_with_the_nearest_name():
     with pytest.raises(UnknownField, match="did you mean 'energy'"):
         Term("enrgy")
+
+
+def test_the_root_of_a_mean_has_the_value_and_the_slope_of_one():
+    prediction = torch.arange(15.0).double().view(5, 3).requires_grad_()
+    term = Term("forces", loss="rmse")
+    total, count = term.sums(prediction, FORCES)
+    mean = float((total / count).detach())
+    assert term.of_mean(mean) == pytest.approx(float(prediction.detach().square().mean().sqrt()))
+    (own,) = torch.autograd.grad(term.slope(mean) * total / count, prediction)
+    (true,) = torch.autograd.grad(prediction.square().mean().sqrt(), prediction)
+    assert torch.allclose(own, true, atol=1e-14)
+    assert term.slope(0.0) == 0.0 and Term("forces").slope(4.0) == 1.0 and Term("forces").of_mean(4.0) == 4.0
