@@ -123,6 +123,9 @@ MODULES = {
         "geomlib.apply.hyperedge_mdl",
         "geomlib.apply.marioh",
         "geomlib.apply.orbitals",
+        "geomlib.apply.orbitals_ase",
+        "geomlib.apply.orbitals_shape",
+        "geomlib.apply.hamiltonian_data",
         "geomlib.allocator",
     ),
     "Checks": (

@@ -1,5 +1,6 @@
 """Predicted Kohn-Sham matrices at work: orbitals, charges, dipole, a start for an SCF, energies without one."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,20 +114,36 @@ class FockPredictor:
             DataError: an open shell, a periodic structure, or atoms that coincide.
             UnknownElement: an element that the model was not built for.
         """
-        known = getattr(self.net, "elements", None) or sorted(set(atoms.get_chemical_symbols()))
-        if unknown := sorted(set(atoms.get_chemical_symbols()) - set(known)):
-            raise UnknownElement(
-                f"{atoms.get_chemical_formula()} has {', '.join(unknown)}; the model knows {', '.join(known)}"
-            )
+        self._check_elements(atoms.get_chemical_symbols())
         return pyscf_molecule(atoms, self.basis)
+
+    def _check_elements(self, symbols: Iterable[str]) -> None:
+        known = self.net.config["elements"]
+        if unknown := sorted(set(symbols) - set(known)):
+            raise UnknownElement(f"the molecule has {', '.join(unknown)}; the model knows {', '.join(known)}")
+
+    def _check(self, molecule: Any) -> None:
+        _check_basis(molecule, self.basis)
+        self._check_elements(molecule.atom_pure_symbol(atom) for atom in range(molecule.natm))
+        if molecule.spin or molecule.nelectron % 2:
+            raise DataError(
+                f"the molecule has {molecule.nelectron} electrons, {molecule.spin} of them unpaired; the models know "
+                "closed shells only"
+            )
+        if molecule.cart or molecule.has_ecp():
+            raise ConfigError("the molecule has Cartesian orbitals or core potentials; the models know neither")
+        if words := closest_atoms(molecule.atom_coords(unit="Angstrom")):
+            raise DataError(words)
 
     def fock(self, molecule: Any) -> Float[NDArray[np.float64], "n n"]:
         """The predicted matrix [Hartree] of PySCF's molecule.
 
         Raises:
-            ConfigError: the molecule has another basis set than the model.
+            ConfigError: the molecule has another basis set than the model, Cartesian orbitals or core potentials.
+            DataError: an open shell, or atoms that coincide.
+            UnknownElement: an element that the model was not built for.
         """
-        _check_basis(molecule, self.basis)
+        self._check(molecule)
         graph = GraphData(
             pos=torch.from_numpy(molecule.atom_coords(unit="Angstrom")),
             atomic_number=torch.from_numpy(molecule.atom_charges().astype(np.int64)),
@@ -159,7 +176,11 @@ class FockPredictor:
 
     def total_energy(self, molecule: Any) -> float:
         """Energy [Hartree] of the density of the predicted orbitals: one evaluation, no iteration."""
-        return float(mean_field(molecule, self.functional).energy_tot(dm=self.report(molecule).density))
+        return self.energy_of(molecule, self.report(molecule))
+
+    def energy_of(self, molecule: Any, report: OrbitalReport) -> float:
+        """The same [Hartree], where the orbitals are there already."""
+        return float(mean_field(molecule, self.functional).energy_tot(dm=report.density))
 
 
 def initial_guess(model: str | Path | FockPredictor, molecule: Any) -> Float[NDArray[np.float64], "n n"]:

@@ -16,7 +16,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a model file that predicts Kohn-Sham matrices (.safetensors)")
     parser.add_argument("structure", metavar="STRUCTURE", help=structure_help)
     parser.add_argument("--output", "-o", metavar="STEM", help="beginning of the file names (<structure>-orbitals)")
-    parser.add_argument("--cubes", action="store_true", help="write HOMO and LUMO as cube files")
+    parser.add_argument("--cubes", action="store_true", help="write HOMO and LUMO as cube files, and draw them")
+    parser.add_argument("--charge", type=int, metavar="E", help="of the molecule; that in the file, or 0, if not given")
     parser.add_argument("--energy", action="store_true", help="also the total energy, from one more Fock matrix")
     parser.add_argument("--width", type=float, default=0.5, metavar="EV", help="of the density of states, eV (0.5)")
     parser.add_argument("--device", help="e.g. cuda; the CPU if not given")
@@ -30,24 +31,32 @@ def run(args: argparse.Namespace) -> int:
 
     from geomlib.apply.orbitals import HARTREE_EV, FockPredictor, write_cubes
     from geomlib.apply.orbitals_plot import plot_levels
+    from geomlib.apply.orbitals_shape import plot_frontier
     from geomlib.apply.structures import read_structure
 
     atoms = read_structure(args.structure)
+    if args.charge is not None:
+        atoms.info["charge"] = args.charge
     predictor = FockPredictor(args.model, device=args.device, dtype=args.dtype)
     molecule = predictor.molecule(atoms)
     report = predictor.report(molecule)
     begin = args.output or f"{stem(args.structure)}-orbitals"
     Path(begin).parent.mkdir(parents=True, exist_ok=True)
-    files = [Path(f"{begin}.csv"), Path(f"{begin}-fock.npy")]
+    files = [Path(f"{begin}.csv"), Path(f"{begin}-fock.npy"), Path(f"{begin}-dos.csv")]
     with files[0].open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["orbital", "occupation", "energy_Hartree", "energy_eV"])
         for number, energy in enumerate(report.energies.tolist()):
             rows.writerow([number, 2 * (number < report.occupied), energy, HARTREE_EV * energy])
     np.save(files[1], report.fock)
+    with files[2].open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["energy_eV", "states_per_eV"])
+        rows.writerows(np.stack(report.density_of_states(args.width), axis=1).tolist())
     files.append(plot_levels(report, f"{begin}.png", atoms.get_chemical_formula(), args.width))
     if args.cubes:
         files += write_cubes(molecule, report, begin)
+        files.append(plot_frontier(molecule, report, f"{begin}-frontier.png"))
     values = {
         "formula": atoms.get_chemical_formula(),
         "orbitals": len(report.energies),
