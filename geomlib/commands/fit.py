@@ -78,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
     elif verb == "validate":
         metrics = {name.partition("/")[2]: float(value) for name, value in done.trainer.callback_metrics.items()}
         print(_table("validation set", metrics, {}, lambda name: done.model.metric_unit(name)))
+        if not any(name.endswith(tuple(f"_{kind}" for kind in _SCORES)) for name in metrics):  # of text, as below
+            print(", ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items())))
     elif verb == "test" and done.predictions is not None:
         found = done.predictions.metrics
         title = f"test set, {found['graphs']} graphs"

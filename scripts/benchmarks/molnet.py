@@ -182,6 +182,7 @@ class Configuration:
 
 
 GRAPH = {"family": "dmpnn", "dropout": 0.2}
+TEXT = {"dropout": 0.1, "truncate": True}
 
 CONFIGURATIONS = {
     "dmpnn": Configuration({"descriptors": None}),
@@ -196,8 +197,8 @@ CONFIGURATIONS = {
         {"members": {"graph": GRAPH}, "descriptors": ["rdkit"], "dropout": 0.2, "descriptor_dropout": 0.1},
         family="combined",
     ),
-    "mist": Configuration({"dropout": 0.1}, family="mist-property", pretrained=True, lr=3e-4, precision="bf16-mixed"),
-    "mist-scratch": Configuration({"dropout": 0.1}, family="mist-property", lr=3e-4, precision="bf16-mixed"),
+    "mist": Configuration(TEXT, family="mist-property", pretrained=True, lr=5e-4, epochs=0.6, precision="bf16-mixed"),
+    "mist-scratch": Configuration(TEXT, family="mist-property", lr=1e-3, epochs=0.6, precision="bf16-mixed"),
     "combined-mist": Configuration(
         {"members": {"graph": GRAPH}, "descriptors": ["rdkit"], "dropout": 0.2, "descriptor_dropout": 0.1},
         family="combined",
@@ -297,7 +298,7 @@ def make(settings: Settings) -> PropertyNet:
     if settings.family == "mist-property":
         net = MISTProperty.from_mist(source, **arguments)
         return net if settings.pretrained else MISTProperty(**net.config)
-    member = MISTProperty.from_mist(source, arguments["targets"]).config
+    member = MISTProperty.from_mist(source, arguments["targets"], truncate=True).config
     arguments["members"]["text"] = {"family": "mist-property", **member}
     del arguments["members"]["text"]["targets"]
     combined = CombinedNet(**arguments)
