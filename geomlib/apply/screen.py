@@ -1,25 +1,31 @@
 """Screening: from a file of molecules to the same file with properties, predictions, ranks and a status of each row."""
 
-import csv
-import io
 import os
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geomlib import __version__
-from geomlib.apply.screen_chunk import Screener
+from geomlib.apply.screen_chemistry import fingerprint as ecfp4
+from geomlib.apply.screen_chunk import OK, Screener
 from geomlib.apply.screen_engine import ENGINES, run_chunks
+from geomlib.apply.screen_lines import cells_of
 from geomlib.apply.screen_parts import Parts
 from geomlib.apply.screen_plan import ScreenPlan
 from geomlib.apply.screen_ranking import Objective, desirability, pareto_fronts, pick_diverse, ranks
 from geomlib.apply.screen_reading import MoleculeFile, fingerprint
-from geomlib.apply.screen_writing import RowWriter, check_output, writing
+from geomlib.apply.screen_writing import check_output, writing
+from geomlib.data.rdkit_smiles import parse_molecule
 from geomlib.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from rdkit.DataStructs import ExplicitBitVect
 
 __all__ = ["STAGES", "ScreenPlan", "ScreenResult", "screen"]
 
@@ -27,6 +33,7 @@ STAGES = (
     ("readable", ("unreadable", "empty row", "empty SMILES", "too long")),
     ("a molecule", ("not a molecule",)),
     ("standardised", ("can't be standardised",)),
+    ("calculated", ("can't be calculated",)),
     ("rules", ("rule",)),
     ("substructures", ("substructure",)),
     ("alerts", ("alert",)),
@@ -177,6 +184,36 @@ def _check_objectives(plan: ScreenPlan) -> None:
         raise ConfigError("top: needs objectives to know which rows are best")
 
 
+@dataclass(frozen=True, slots=True)
+class _Ranking:
+    """What a ranking says of the rows that are ok, in their order; arrays, since there may be millions.
+
+    Args:
+        points: values of the objectives [ok, objectives].
+        fronts: Pareto front of each; empty without objectives.
+        wanted: desirability of each; empty without objectives.
+        place: rank of each; empty without objectives.
+        picked: place among them → number of a diverse pick.
+    """
+
+    points: NDArray[np.float64]
+    fronts: NDArray[np.int64]
+    wanted: NDArray[np.float64]
+    place: NDArray[np.int64]
+    picked: dict[int, int]
+
+    def cells(self, index: int) -> dict[str, str]:
+        """Cells of a row that is ok."""
+        found = {}
+        if len(self.fronts):
+            found["pareto_front"] = str(self.fronts[index])
+            found["desirability"] = f"{self.wanted[index]:.6g}"
+            found["rank"] = str(self.place[index])
+        if index in self.picked:
+            found["diverse"] = str(self.picked[index])
+        return found
+
+
 class _Merge:
     """Puts chunks together: ranks what is ok, writes the output."""
 
@@ -188,34 +225,34 @@ class _Merge:
 
     def run(self) -> ScreenResult:
         plan = self.plan
-        points = np.empty((0, len(plan.objectives)))
-        extra: dict[int, dict[str, str]] = {}
-        best = None
-        fronts = np.empty(0, dtype=np.int64)
-        if plan.objectives or plan.diverse:
-            rows, points, smiles = self._survivors()
-            extra, fronts = self._rank(rows, points, smiles)
         reasons: Counter[str] = Counter()
-        total = 0
+        ranking = self._rank() if plan.objectives or plan.diverse else None
+        top: list[tuple[int, list[str]]] = []
+        seen = 0
         with writing(self.output, self.columns, self._types()) as writer:
-            for row in self._rows():
-                total += 1
-                status = row[self.place["status"]]
-                reasons[_reason(status)] += 1
-                self._complete(row, extra)
-                writer.writerow(row)
-        if plan.top:
-            suffix = "".join(self.output.suffixes[-2:] if self.output.suffix == ".gz" else [self.output.suffix])
-            best = self.output.with_name(f"{self.output.name.removesuffix(suffix)}-top{suffix}")
-            with writing(best, self.columns, self._types()) as writer:
-                self._write_best(writer, extra)
-        ok = reasons.pop("ok", 0)
+            for chunk in self.parts.finished(self.count):
+                reasons.update(chunk.reasons)
+                if ranking is None:
+                    writer.text(chunk.text)
+                    continue
+                rows = cells_of(chunk.text)
+                for row in self._passed(rows):
+                    for name, cell in ranking.cells(seen).items():
+                        row[self.place[name]] = cell
+                    if plan.top and ranking.place[seen] <= plan.top:
+                        top.append((int(ranking.place[seen]), row))
+                    seen += 1
+                writer.rows(rows)
+        best = self._write_best([row for _, row in sorted(top)]) if plan.top else None
+        total, ok = reasons.total(), reasons.pop(OK, 0)
         ordered = dict(sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0])))
+        points = np.empty((0, len(plan.objectives))) if ranking is None else ranking.points
+        fronts = np.empty(0, dtype=np.int64) if ranking is None else ranking.fronts
         return ScreenResult(self.output, total, ok, ordered, best, plan.objectives, points, fronts, self.columns)
 
-    def _rows(self) -> Iterator[list[str]]:
-        for text in self.parts.text(self.count):
-            yield from csv.reader(io.StringIO(text, newline=""))
+    def _passed(self, rows: Iterable[list[str]]) -> Iterator[list[str]]:
+        last = self.place["status"]
+        return (row for row in rows if row[last] == OK)
 
     def _types(self) -> list[str]:
         given = self.file.types or ["string"] * len(self.file.columns)
@@ -223,63 +260,36 @@ class _Merge:
         whole = {"row", "pareto_front", "rank", "diverse"}
         return [*given, *("string" if n in text else "int64" if n in whole else "double" for n in self.names)]
 
-    def _survivors(self) -> tuple[list[int], NDArray[np.float64], list[str]]:
-        """Numbers, objectives and, for diverse picks, SMILES of the rows that are ok."""
-        rows: list[int] = []
-        values: list[list[float]] = []
-        smiles: list[str] = []
-        for row in self._rows():
-            if row[self.place["status"]] != "ok":
-                continue
-            rows.append(int(row[self.place["row"]]))
-            values.append([float(row[self.place[objective.column]]) for objective in self.plan.objectives])
-            if self.plan.diverse:
-                standard = row[self.place["standard_smiles"]] if self.plan.standardize else ""
-                smiles.append(standard or row[self.file.smiles_index].strip())
-        return rows, np.array(values).reshape(len(rows), len(self.plan.objectives)), smiles
-
-    def _rank(
-        self, rows: list[int], points: NDArray[np.float64], smiles: list[str]
-    ) -> tuple[dict[int, dict[str, str]], NDArray[np.int64]]:
-        """Row → cells of the ranking, and the fronts."""
-        extra: dict[int, dict[str, str]] = {row: {} for row in rows}
-        fronts = np.empty(0, dtype=np.int64)
-        order = np.arange(len(rows))
-        if self.plan.objectives and rows:
-            costs = [row.cost(points[:, index]) for index, row in enumerate(self.plan.objectives)]
+    def _rank(self) -> _Ranking:
+        objectives = self.plan.objectives
+        where = [self.place[objective.column] for objective in objectives]
+        values = array("d")
+        bits: list[ExplicitBitVect] = []
+        count = 0
+        for chunk in self.parts.finished(self.count):
+            for row in self._passed(cells_of(chunk.text)):
+                count += 1
+                values.extend(float(row[index]) for index in where)
+                if self.plan.diverse:
+                    standard = row[self.place["standard_smiles"]] if self.plan.standardize else ""
+                    text = standard or row[self.file.smiles_index].strip()
+                    bits.append(ecfp4(parse_molecule(text)))
+        points = np.array(values, dtype=np.float64).reshape(count, len(objectives))
+        fronts = place = np.empty(0, dtype=np.int64)
+        wanted = np.empty(0)
+        first = 0
+        if objectives and count:
+            costs = [row.cost(points[:, index]) for index, row in enumerate(objectives)]
             fronts = pareto_fronts(np.stack(costs, axis=1))
-            wanted = desirability(self.plan.objectives, list(points.T))
+            wanted = desirability(objectives, list(points.T))
             place = ranks(fronts, wanted)
-            order = np.argsort(place)
-            for index, row in enumerate(rows):
-                extra[row] = {
-                    "pareto_front": str(fronts[index]),
-                    "desirability": f"{wanted[index]:.6g}",
-                    "rank": str(place[index]),
-                }
-        if self.plan.diverse and rows:
-            for number, index in enumerate(pick_diverse(smiles, self.plan.diverse, int(order[0])), start=1):
-                extra[rows[index]]["diverse"] = str(number)
-        return extra, fronts
+            first = int(np.argmin(place))
+        picked = {index: number for number, index in enumerate(pick_diverse(bits, self.plan.diverse, first), start=1)}
+        return _Ranking(points, fronts, wanted, place, picked)
 
-    def _complete(self, row: list[str], extra: dict[int, dict[str, str]]) -> None:
-        for name, cell in extra.get(int(row[self.place["row"]]), {}).items():
-            row[self.place[name]] = cell
-
-    def _write_best(self, writer: RowWriter, extra: dict[int, dict[str, str]]) -> None:
-        wanted = {row for row, cells in extra.items() if int(cells["rank"]) <= self.plan.top}
-        found = []
-        for row in self._rows():
-            if int(row[self.place["row"]]) in wanted:
-                self._complete(row, extra)
-                found.append(row)
-        for row in sorted(found, key=lambda cells: int(cells[self.place["rank"]])):
-            writer.writerow(row)
-
-
-def _reason(status: str) -> str:
-    """A status without what belongs to one row alone."""
-    kind, _, rest = status.partition(": ")
-    if kind in ("rule", "substructure", "alert"):
-        return f"{kind}: {rest.split(' (')[0] if kind == 'rule' else rest}"
-    return kind
+    def _write_best(self, rows: Sequence[Sequence[str]]) -> Path:
+        suffix = "".join(self.output.suffixes[-2:] if self.output.suffix == ".gz" else [self.output.suffix])
+        best = self.output.with_name(f"{self.output.name.removesuffix(suffix)}-top{suffix}")
+        with writing(best, self.columns, self._types()) as writer:
+            writer.rows(rows)
+        return best

@@ -1,11 +1,11 @@
 """What a screening does with a molecule: standardise, calculate cheap properties, look for alerts and substructures."""
 
 from collections.abc import Callable, Sequence
-from functools import cache, cached_property
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from geomlib.data.molecules import parse_molecule
+from geomlib.data.rdkit_smiles import parse_molecule
 from geomlib.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -21,42 +21,32 @@ __all__ = [
     "Standardizer",
     "fingerprint",
     "pattern",
+    "property_function",
     "property_of",
 ]
 
 
-class _Descriptor:
-    """A function of RDKit that is imported when it is first called."""
-
-    def __init__(self, module: str, name: str) -> None:
-        self._module, self._name = module, name
-
-    def __call__(self, molecule: "Mol") -> float:
-        return self._function(molecule)
-
-    @cached_property
-    def _function(self) -> "Callable[[Mol], float]":
-        return getattr(import_module(f"rdkit.Chem.{self._module}"), self._name)
-
-
-PROPERTIES: "dict[str, Callable[[Mol], float]]" = {
-    "MW": _Descriptor("rdMolDescriptors", "_CalcMolWt"),
-    "logP": _Descriptor("Crippen", "MolLogP"),
-    "TPSA": _Descriptor("rdMolDescriptors", "CalcTPSA"),
-    "HBD": _Descriptor("rdMolDescriptors", "CalcNumHBD"),
-    "HBA": _Descriptor("rdMolDescriptors", "CalcNumHBA"),
-    "rotatable_bonds": _Descriptor("rdMolDescriptors", "CalcNumRotatableBonds"),
-    "rings": _Descriptor("rdMolDescriptors", "CalcNumRings"),
-    "aromatic_rings": _Descriptor("rdMolDescriptors", "CalcNumAromaticRings"),
-    "charge": _Descriptor("rdmolops", "GetFormalCharge"),
-    "heavy_atoms": _Descriptor("rdMolDescriptors", "CalcNumHeavyAtoms"),
-    "atoms": _Descriptor("rdMolDescriptors", "CalcNumAtoms"),
-    "fragments": lambda molecule: len(_fragments(molecule)),
-    "fraction_sp3": _Descriptor("rdMolDescriptors", "CalcFractionCSP3"),
-    "molar_refractivity": _Descriptor("Crippen", "MolMR"),
-    "QED": _Descriptor("QED", "qed"),
+_FUNCTIONS = {
+    "MW": ("rdMolDescriptors", "_CalcMolWt"),
+    "logP": ("Crippen", "MolLogP"),
+    "TPSA": ("rdMolDescriptors", "CalcTPSA"),
+    "HBD": ("rdMolDescriptors", "CalcNumHBD"),
+    "HBA": ("rdMolDescriptors", "CalcNumHBA"),
+    "rotatable_bonds": ("rdMolDescriptors", "CalcNumRotatableBonds"),
+    "rings": ("rdMolDescriptors", "CalcNumRings"),
+    "aromatic_rings": ("rdMolDescriptors", "CalcNumAromaticRings"),
+    "charge": ("rdmolops", "GetFormalCharge"),
+    "heavy_atoms": ("rdMolDescriptors", "CalcNumHeavyAtoms"),
+    "atoms": ("rdMolDescriptors", "CalcNumAtoms"),
+    "fragments": ("rdmolops", "GetMolFrags"),
+    "fraction_sp3": ("rdMolDescriptors", "CalcFractionCSP3"),
+    "molar_refractivity": ("Crippen", "MolMR"),
+    "QED": ("QED", "qed"),
 }
-"""Name → function of an RDKit molecule. MW in g/mol, TPSA in Å², molar refractivity in cm³/mol, others pure numbers.
+"""Name of a property → module below rdkit.Chem and function there."""
+
+PROPERTIES = tuple(_FUNCTIONS)
+"""Names of properties. MW in g/mol, TPSA in Å², molar refractivity in cm³/mol, others pure numbers.
 
 Source: logP and molar refractivity, Wildman and Crippen, 10.1021/ci990307l; TPSA, Ertl et al., 10.1021/jm000942e;
 QED, Bickerton et al., 10.1038/nchem.1243; as implemented by RDKit.
@@ -74,10 +64,11 @@ Source: Baell and Holloway, 10.1021/jm901137j (PAINS); Brenk et al., 10.1002/cmd
 """
 
 
-def _fragments(molecule: "Mol") -> tuple[object, ...]:
-    from rdkit import Chem
-
-    return tuple(Chem.GetMolFrags(molecule))
+def property_function(name: str) -> "Callable[[Mol], float]":
+    """What calculates a property, one of `PROPERTIES`, of a molecule."""
+    module, function = _FUNCTIONS[name]
+    found: Callable[[Mol], float] = getattr(import_module(f"rdkit.Chem.{module}"), function)
+    return (lambda molecule: len(found(molecule))) if name == "fragments" else found  # type: ignore[arg-type]
 
 
 def property_of(name: str) -> str | None:

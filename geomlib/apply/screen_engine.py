@@ -1,10 +1,11 @@
 """Who carries out the chunks of a screening: this process, worker processes, or Ray Data; always the same code."""
 
-import dataclasses
 import json
 import logging
 import multiprocessing
+import multiprocessing.connection
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -14,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from geomlib.apply.screen_chunk import Screener
-from geomlib.apply.screen_parts import Parts
+from geomlib.apply.screen_parts import Parts, chunk_file
 from geomlib.apply.screen_plan import ScreenPlan
-from geomlib.apply.screen_reading import Chunk, InputRow, MoleculeFile
+from geomlib.apply.screen_reading import Chunk, MoleculeFile
 from geomlib.errors import DataError, MissingExtra
 from geomlib.files.atomic import write_atomically
 
@@ -61,7 +62,7 @@ def run_chunks(
         for chunk in source.chunks(chunk_rows):
             count = chunk.index + 1
             if chunk.index in parts:
-                progress(len(chunk.rows))
+                progress(len(chunk))
             else:
                 yield chunk
 
@@ -97,8 +98,8 @@ def _here(setup: Setup, chunks: Iterator[Chunk], parts: Parts, progress: Callabl
     screener = _screener(setup)
     with _one_thread() if screener.plan.models else nullcontext():
         for chunk in chunks:
-            parts.write(chunk.index, screener.run(chunk))
-            progress(len(chunk.rows))
+            parts.write(chunk.index, screener.run(chunk).to_bytes())
+            progress(len(chunk))
 
 
 # -------------------------------------------------------------------- processes
@@ -107,7 +108,21 @@ _WORKER: list[Screener] = []
 """Of a worker process: its screener."""
 
 
+def _leave_with_parent() -> None:
+    """End this process with the one that started it, which can't tell its workers when it is killed."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _start(setup: Setup, with_torch: bool) -> None:
+    _leave_with_parent()
     if with_torch:
         import torch
 
@@ -115,8 +130,8 @@ def _start(setup: Setup, with_torch: bool) -> None:
     _WORKER[:] = [_screener(setup)]
 
 
-def _work(chunk: Chunk) -> str:
-    return _WORKER[0].run(chunk)
+def _work(chunk: Chunk) -> bytes:
+    return _WORKER[0].run(chunk).to_bytes()
 
 
 def _processes(
@@ -124,12 +139,12 @@ def _processes(
 ) -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _start, (setup, bool(json.loads(setup[0])["models"]))) as pool:
-        running: deque[tuple[Chunk, Future[str]]] = deque()
+        running: deque[tuple[Chunk, Future[bytes]]] = deque()
 
         def finish() -> None:
             chunk, future = running.popleft()
             parts.write(chunk.index, future.result())
-            progress(len(chunk.rows))
+            progress(len(chunk))
 
         try:
             for chunk in chunks:
@@ -161,9 +176,11 @@ class _RayWorker:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         for index in batch["item"].tolist():
             values = json.loads(_rows_file(self._parts, index).read_text(encoding="utf-8"))
-            rows = tuple(InputRow(tuple(cells), problem, block) for cells, problem, block in values["rows"])
-            text = _work(Chunk(index, values["first"], rows))
-            write_atomically(self._parts / f"chunk-{index:08d}.csv", text.encode())
+            problems, blocks = (
+                {int(place): text for place, text in values[key].items()} for key in ("problems", "blocks")
+            )
+            chunk = Chunk(index, values["first"], [tuple(cells) for cells in values["cells"]], problems, blocks)
+            write_atomically(chunk_file(self._parts, index), _work(chunk))
         return batch
 
 
@@ -179,10 +196,10 @@ def _ray(setup: Setup, chunks: Iterator[Chunk], parts: Parts, workers: int, prog
         raise MissingExtra("ray", "scale", "the engine 'ray'") from None
     sizes: dict[int, int] = {}
     for chunk in chunks:  # chunks go through files, which all machines must see, not through the memory of this one
-        rows = [dataclasses.astuple(row) for row in chunk.rows]
-        text = json.dumps({"first": chunk.first, "rows": rows})
+        values = {"first": chunk.first, "cells": chunk.cells, "problems": chunk.problems, "blocks": chunk.blocks}
+        text = json.dumps(values)
         write_atomically(_rows_file(parts.folder, chunk.index), text.encode())
-        sizes[chunk.index] = len(chunk.rows)
+        sizes[chunk.index] = len(chunk)
     if not sizes:
         return
     own = not ray.is_initialized()

@@ -3,12 +3,41 @@
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from geomlib.errors import ConfigError
 from geomlib.files.atomic import write_atomically
 
-__all__ = ["Parts"]
+__all__ = ["Finished", "Parts", "chunk_file"]
+
+
+def chunk_file(folder: Path, index: int) -> Path:
+    """File of a finished chunk."""
+    return folder / f"chunk-{index:08d}.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A chunk that is done.
+
+    Args:
+        text: its rows as CSV.
+        reasons: what the statuses say, without what belongs to one row alone → number of rows.
+    """
+
+    text: str
+    reasons: Mapping[str, int]
+
+    def to_bytes(self) -> bytes:
+        """Content of its file: the reasons as a line of JSON, then the rows."""
+        return f"{json.dumps(self.reasons)}\n{self.text}".encode()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "Finished":
+        """What `to_bytes` wrote."""
+        head, _, rows = content.partition(b"\n")
+        return cls(rows.decode(), json.loads(head))
 
 
 class Parts:
@@ -43,19 +72,19 @@ class Parts:
 
     def path(self, index: int) -> Path:
         """File of a chunk."""
-        return self.folder / f"chunk-{index:08d}.csv"
+        return chunk_file(self.folder, index)
 
     def __contains__(self, index: int) -> bool:
         return self.path(index).exists()
 
-    def write(self, index: int, text: str) -> None:
-        """Keep a finished chunk."""
-        write_atomically(self.path(index), text.encode())
+    def write(self, index: int, content: bytes) -> None:
+        """Keep a finished chunk, as `Finished.to_bytes` gives it."""
+        write_atomically(self.path(index), content)
 
-    def text(self, count: int) -> Iterator[str]:
-        """Text of all chunks in their order."""
+    def finished(self, count: int) -> Iterator[Finished]:
+        """All chunks in their order."""
         for index in range(count):
-            yield self.path(index).read_text(encoding="utf-8")
+            yield Finished.from_bytes(self.path(index).read_bytes())
 
     def remove(self) -> None:
         """Remove the folder."""

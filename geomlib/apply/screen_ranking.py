@@ -4,11 +4,15 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geomlib.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rdkit.DataStructs import ExplicitBitVect
 
 __all__ = ["Objective", "desirability", "pareto_fronts", "parse_objective", "pick_diverse", "ranks"]
 
@@ -174,22 +178,19 @@ def ranks(fronts: NDArray[np.int64], wanted: NDArray[np.float64]) -> NDArray[np.
     return place
 
 
-def pick_diverse(smiles: Sequence[str], count: int, first: int = 0) -> list[int]:
+def pick_diverse(bits: "Sequence[ExplicitBitVect]", count: int, first: int = 0) -> list[int]:
     """Molecules that differ most from one another: each next one is the farthest from all before it.
 
     Args:
-        smiles: of the candidates.
+        bits: fingerprints of the candidates.
         count: how many to pick at most.
         first: where to begin.
 
-    Source: MaxMin of RDKit, Sayle's lazy variant, on ECFP4 with Tanimoto distances.
+    Source: MaxMin of RDKit, Sayle's lazy variant, with Tanimoto distances.
     """
     from rdkit.SimDivFilters.rdSimDivPickers import MaxMinPicker
 
-    from geomlib.apply.screen_chemistry import fingerprint
-    from geomlib.data.molecules import parse_molecule
-
-    if not smiles:
+    if not bits or not count:
         return []
-    bits = [fingerprint(parse_molecule(text)) for text in smiles]
-    return list(MaxMinPicker().LazyBitVectorPick(bits, len(bits), min(count, len(bits)), firstPicks=[first], seed=0))
+    picker = MaxMinPicker()
+    return list(picker.LazyBitVectorPick(bits, len(bits), min(count, len(bits)), firstPicks=[first], seed=0))

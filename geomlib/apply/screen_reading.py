@@ -6,13 +6,15 @@ Every line or record becomes a row, whatever is in it: what can't be used carrie
 import csv
 import gzip
 import hashlib
+import itertools
 import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING, NamedTuple, cast
 
+from geomlib.apply.screen_lines import long_cells
 from geomlib.errors import ConfigError, DataError, MissingExtra, nearest
 
 if TYPE_CHECKING:
@@ -28,8 +30,7 @@ _KINDS = {".csv": "csv", ".tsv": "csv", ".txt": "smi", ".smi": "smi", ".smiles":
 _KINDS |= {".parquet": "parquet", ".pq": "parquet"}
 
 
-@dataclass(frozen=True, slots=True)
-class InputRow:
+class InputRow(NamedTuple):
     """A row as it was read.
 
     Args:
@@ -45,17 +46,24 @@ class InputRow:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Consecutive rows.
+    """Consecutive rows, in few objects: they go to other processes.
 
     Args:
         index: of the chunk, from 0.
         first: number of its first row, from 1.
-        rows: the rows.
+        cells: of every row.
+        problems: place of a row in the chunk → why it can't be used.
+        blocks: place of a row of an SD file → its mol block.
     """
 
     index: int
     first: int
-    rows: tuple[InputRow, ...]
+    cells: list[tuple[str, ...]]
+    problems: dict[int, str]
+    blocks: dict[int, str]
+
+    def __len__(self) -> int:
+        return len(self.cells)
 
 
 @dataclass(frozen=True)
@@ -140,15 +148,18 @@ class MoleculeFile:
         Args:
             size: rows of a chunk; the last one may have fewer.
         """
-        rows: list[InputRow] = []
-        index = 0
-        for row in self.rows():
-            rows.append(row)
-            if len(rows) == size:
-                yield Chunk(index, index * size + 1, tuple(rows))
-                rows, index = [], index + 1
-        if rows:
-            yield Chunk(index, index * size + 1, tuple(rows))
+        rows = self.rows()
+        for index in itertools.count():
+            chunk = Chunk(index, index * size + 1, [], {}, {})
+            for place, (cells, problem, block) in enumerate(itertools.islice(rows, size)):
+                chunk.cells.append(cells)
+                if problem:
+                    chunk.problems[place] = problem
+                if block:
+                    chunk.blocks[place] = block
+            if not chunk.cells:
+                return
+            yield chunk
 
     # ---------------------------------------------------------------- lines
 
@@ -300,7 +311,8 @@ class MoleculeFile:
 def _quoted(text: str, mark: str) -> list[str] | None:
     """Cells of one record; None if a quote is not closed."""
     try:
-        rows = list(csv.reader([f"{line}\n" for line in text.split("\n")], delimiter=mark, strict=True))
+        with long_cells():
+            rows = list(csv.reader([f"{line}\n" for line in text.split("\n")], delimiter=mark, strict=True))
     except csv.Error:
         return None
     return rows[0] if len(rows) == 1 else None

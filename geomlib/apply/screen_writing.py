@@ -1,6 +1,5 @@
 """Results of a screening as CSV, plain or gzipped, or as Parquet; equal rows give equal bytes."""
 
-import csv
 import gzip
 import io
 import os
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from geomlib.apply.screen_lines import cells_of, lines_of
 from geomlib.errors import ConfigError, MissingExtra
 
 if TYPE_CHECKING:
@@ -23,8 +23,22 @@ _GROUP = 16384
 class RowWriter(Protocol):
     """Takes rows of text."""
 
-    def writerow(self, row: Sequence[str], /) -> object:
-        """Take one."""
+    def rows(self, rows: Sequence[Sequence[str]], /) -> None:
+        """Take some."""
+
+    def text(self, text: str, /) -> None:
+        """Take rows as `lines_of` wrote them."""
+
+
+class _Csv:
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def rows(self, rows: Sequence[Sequence[str]], /) -> None:
+        self._stream.write(lines_of(rows))
+
+    def text(self, text: str, /) -> None:
+        self._stream.write(text)
 
 
 def check_output(path: Path) -> None:
@@ -61,8 +75,8 @@ def writing(path: Path, columns: Sequence[str], types: Sequence[str]) -> Iterato
                 yield writer
         else:
             with _text(part) as stream:
-                rows = csv.writer(stream, lineterminator="\n")
-                rows.writerow(columns)
+                rows = _Csv(stream)
+                rows.rows([columns])
                 yield rows
         with part.open("rb") as stream_of_bytes:
             os.fsync(stream_of_bytes.fileno())
@@ -114,11 +128,14 @@ class _Groups:
         self._file, self._schema = file, schema
         self._rows: list[Sequence[str]] = []
 
-    def writerow(self, row: Sequence[str], /) -> None:
-        """Take one."""
-        self._rows.append(row)
-        if len(self._rows) == _GROUP:
-            self.flush()
+    def rows(self, rows: Sequence[Sequence[str]], /) -> None:
+        for row in rows:
+            self._rows.append(row)
+            if len(self._rows) == _GROUP:
+                self.flush()
+
+    def text(self, text: str, /) -> None:
+        self.rows(cells_of(text))
 
     def flush(self) -> None:
         """Write what is collected."""

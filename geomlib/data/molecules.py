@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from geomlib.data.graph import GraphData
+from geomlib.data.rdkit_smiles import canonical_smiles, parse_molecule
 from geomlib.errors import DataError
 
 if TYPE_CHECKING:
@@ -17,13 +18,11 @@ __all__ = [
     "from_smiles",
     "kekule_smiles",
     "murcko_scaffold",
+    "ordered_smiles",
     "parse_molecule",
     "random_smiles",
     "to_smiles",
 ]
-
-_SHOWN = 60
-"""Characters of a SMILES that a message shows."""
 
 
 def from_smiles(
@@ -88,52 +87,6 @@ def to_smiles(graph: GraphData) -> list[str]:
     return pieces
 
 
-def parse_molecule(smiles: str, where: str = "") -> "Mol":
-    """Molecule of a SMILES, sanitised.
-
-    What RDKit has to say against it goes into the message; nothing is printed.
-
-    Args:
-        smiles: the text.
-        where: file and row, for the message.
-
-    Raises:
-        DataError: it is no molecule.
-    """
-    from rdkit import Chem
-    from rdkit.rdBase import BlockLogs
-
-    silence = BlockLogs()
-    try:
-        molecule = Chem.MolFromSmiles(smiles)
-        if molecule is not None and molecule.GetNumAtoms():
-            return molecule
-        problem = _problem(Chem.MolFromSmiles(smiles, sanitize=False))
-    finally:
-        del silence
-    shown = smiles if len(smiles) <= _SHOWN else f"{smiles[:_SHOWN]}… ({len(smiles)} characters)"
-    raise DataError(f"{where}{': ' if where else ''}'{shown}' is no molecule: {problem}")
-
-
-def _problem(molecule: "Mol | None") -> str:
-    """Why a molecule, read without being sanitised, is none."""
-    from rdkit.Chem import DetectChemistryProblems
-
-    if molecule is None:
-        return "it can't be read as SMILES (a symbol, a bracket or a ring bond is not right)"
-    if molecule.GetNumAtoms() == 0:
-        return "it has no atoms"
-    issues = [" ".join(str(issue.Message()).split()) for issue in DetectChemistryProblems(molecule)]
-    return "; ".join(issues) or "RDKit can't sanitise it"
-
-
-def canonical_smiles(molecule: "Mol") -> str:
-    """RDKit's canonical SMILES."""
-    from rdkit import Chem
-
-    return str(Chem.MolToSmiles(molecule))
-
-
 def kekule_smiles(molecule: "Mol") -> str:
     """Canonical SMILES with single and double bonds instead of aromatic ones.
 
@@ -143,6 +96,15 @@ def kekule_smiles(molecule: "Mol") -> str:
     from rdkit import Chem
 
     return str(Chem.MolToSmiles(_kekulised(molecule), kekuleSmiles=True))
+
+
+def ordered_smiles(molecule: "Mol", *, kekule: bool = False) -> tuple[str, list[int]]:
+    """What `canonical_smiles` or `kekule_smiles` writes, and which atom of the molecule stands at each place in it."""
+    from rdkit import Chem
+
+    copy = _kekulised(molecule) if kekule else Chem.Mol(molecule)
+    text = str(Chem.MolToSmiles(copy, kekuleSmiles=kekule))  # leaves the order on the molecule
+    return text, list(copy.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"])
 
 
 def _kekulised(molecule: "Mol") -> "Mol":

@@ -47,6 +47,7 @@ EXTERNAL = {
         "data.descriptors",
         "data.molecular_features",
         "data.molecules",
+        "data.rdkit_smiles",
         "data.tokens",
         "data.zinc",
         "apply.",

@@ -224,13 +224,13 @@ def test_interrupted_screening_goes_on(tmp_path, molecules):
     assert len(list(parts.glob("chunk-*"))) == 3 and not (tmp_path / "out.csv").exists()
     with pytest.raises(ConfigError, match="differs in plan"):
         screen(molecules, tmp_path / "out.csv", ScreenPlan(alerts=("NIH",)), chunk_rows=7)
-    before = (parts / "chunk-00000001.csv").stat().st_mtime_ns
+    before = (parts / "chunk-00000001.txt").stat().st_mtime_ns
     times = []
     screen(
         molecules,
         tmp_path / "out.csv",
         chunk_rows=7,
-        progress=lambda rows: times.append((parts / "chunk-00000001.csv").stat().st_mtime_ns),
+        progress=lambda rows: times.append((parts / "chunk-00000001.txt").stat().st_mtime_ns),
     )
     assert set(times) == {before}
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "straight.csv").read_bytes()
