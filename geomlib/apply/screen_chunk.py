@@ -9,7 +9,7 @@ from geomlib.apply.screen_lines import lines_of
 from geomlib.apply.screen_parts import Finished
 from geomlib.apply.screen_plan import ScreenPlan
 from geomlib.apply.screen_reading import Chunk, readable
-from geomlib.data.rdkit_smiles import canonical_smiles, parse_molecule
+from geomlib.data.rdkit_smiles import canonical_smiles, parse_molecule, smiles_problem
 from geomlib.errors import GeomlibError
 
 if TYPE_CHECKING:
@@ -125,8 +125,7 @@ class Screener:
         else:
             molecule = self._parse(text)
             if molecule is None or not molecule.GetNumAtoms():
-                parse_molecule(text)  # says why
-                row.status = "not a molecule: RDKit can't read it"
+                row.status = f"not a molecule: {smiles_problem(text)}"
                 return None
         row.smiles = text
         if self.standardizer is not None:

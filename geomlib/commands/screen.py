@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,9 @@ if TYPE_CHECKING:
     from geomlib.apply.screen import ScreenResult
 
 __all__ = ["configure", "run"]
+
+_SPAN = 5.0
+"""Seconds over which the rate of rows is taken."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +39,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     chemistry.add_argument("--max-length", type=int, default=5000, metavar="N", help="longest SMILES tried (5000)")
     rules = parser.add_argument_group("what is kept")
-    rules.add_argument("--preset", nargs="+", default=[], metavar="NAME", help="lipinski, veber, ghose, egan, …")
+    rules.add_argument(
+        "--preset", nargs="+", default=[], metavar="NAME", help="lipinski, veber, ghose, egan, rule-of-three"
+    )
     rules.add_argument(
         "--keep", nargs="+", default=[], metavar="RULE", help='as "MW<=500", "0<logP<5", "elements in C,H,N,O"'
     )
@@ -132,23 +138,31 @@ def _references(given: list[str]) -> tuple[str, ...]:
 
 
 class _RowLine:
-    """How many rows are done; the total is not known, since the file is read only once."""
+    """How many rows are done, and how fast; the total is not known, since the file is read only once."""
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
         self._next = 1
+        self._mark: tuple[float, int] | None = None
+        self._rate = ""
 
     def update(self, rows: int) -> None:
+        now = time.monotonic()
+        if self._mark is None:
+            self._mark = (now, rows)
+        elif (seconds := now - self._mark[0]) >= _SPAN:  # of late: rows of an interrupted run are there at once
+            self._rate = f", {(rows - self._mark[1]) / seconds:,.0f} a second"
+            self._mark = (now, rows)
         if self._terminal:
-            sys.stderr.write(f"\rrow {rows:,}")
+            sys.stderr.write(f"\r\x1b[Krow {rows:,}{self._rate}")
         elif rows >= self._next:
-            sys.stderr.write(f"row {rows:,}\n")
+            sys.stderr.write(f"row {rows:,}{self._rate}\n")
             while self._next <= rows:
                 self._next *= 10
         sys.stderr.flush()
 
     def close(self) -> None:
-        if self._terminal:
+        if self._terminal and self._mark is not None:
             sys.stderr.write("\n")
 
 

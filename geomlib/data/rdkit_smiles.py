@@ -7,7 +7,7 @@ from geomlib.errors import DataError
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
-__all__ = ["canonical_smiles", "parse_molecule"]
+__all__ = ["canonical_smiles", "parse_molecule", "smiles_problem"]
 
 _SHOWN = 60
 """Characters of a SMILES that a message shows."""
@@ -31,19 +31,25 @@ def parse_molecule(smiles: str, where: str = "") -> "Mol":
     silence = BlockLogs()
     try:
         molecule = Chem.MolFromSmiles(smiles)
-        if molecule is not None and molecule.GetNumAtoms():
-            return molecule
-        problem = _problem(Chem.MolFromSmiles(smiles, sanitize=False))
     finally:
         del silence
+    if molecule is not None and molecule.GetNumAtoms():
+        return molecule
     shown = smiles if len(smiles) <= _SHOWN else f"{smiles[:_SHOWN]}… ({len(smiles)} characters)"
-    raise DataError(f"{where}{': ' if where else ''}'{shown}' is no molecule: {problem}")
+    raise DataError(f"{where}{': ' if where else ''}'{shown}' is no molecule: {smiles_problem(smiles)}")
 
 
-def _problem(molecule: "Mol | None") -> str:
-    """Why a molecule, read without being sanitised, is none."""
+def smiles_problem(smiles: str) -> str:
+    """Why a SMILES is no molecule."""
+    from rdkit import Chem
     from rdkit.Chem import DetectChemistryProblems
+    from rdkit.rdBase import BlockLogs
 
+    silence = BlockLogs()
+    try:
+        molecule = Chem.MolFromSmiles(smiles, sanitize=False)
+    finally:
+        del silence
     if molecule is None:
         return "it can't be read as SMILES (a symbol, a bracket or a ring bond is not right)"
     if molecule.GetNumAtoms() == 0:
