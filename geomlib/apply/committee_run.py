@@ -14,7 +14,7 @@ from geomlib.nn.targets import Target
 
 __all__ = ["join_tests"]
 
-_FIELDS = ("energy", "forces", "stress", "virial", "target")
+_FIELDS = ("energy", "forces", "stress", "virial", "target", "hamiltonian")
 
 
 def join_tests(folder: Path, members: Sequence[Path]) -> dict[str, Any]:

@@ -106,6 +106,7 @@ class FockPredictor:
         self.device = next(net.parameters()).device
         config: Any = net.config
         self.basis, self.functional, self.delta = config["basis"], config["functional"], config["delta"]
+        self.elements: tuple[str, ...] = tuple(config["elements"])
 
     def molecule(self, atoms: Atoms) -> Any:
         """PySCF's molecule of some atoms, with the basis set of the model; see `pyscf_molecule`.
@@ -118,7 +119,7 @@ class FockPredictor:
         return pyscf_molecule(atoms, self.basis)
 
     def _check_elements(self, symbols: Iterable[str]) -> None:
-        known = self.net.config["elements"]
+        known = self.elements
         if unknown := sorted(set(symbols) - set(known)):
             raise UnknownElement(f"the molecule has {', '.join(unknown)}; the model knows {', '.join(known)}")
 
@@ -280,5 +281,5 @@ def _pyscf() -> Any:
     try:
         from pyscf import gto
     except ImportError:
-        raise MissingExtra("pyscf", "dft", "integrals over atomic orbitals") from None
+        raise MissingExtra("pyscf", "dft", "the overlap of atomic orbitals") from None
     return gto

@@ -65,8 +65,9 @@ class HamiltonianCalculator(AseCalculator):
             UnknownElement: an element that the model was not built for.
         """
         super().calculate(atoms, properties, system_changes)
-        self._info = _state(self.atoms)
-        molecule = self.predictor.molecule(self.atoms)
+        current: Any = self.atoms
+        self._info = _state(current)
+        molecule = self.predictor.molecule(current)
         report = self.predictor.report(molecule)
         energy = HARTREE_EV * self.predictor.energy_of(molecule, report)
         self.results = {

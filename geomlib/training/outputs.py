@@ -29,6 +29,12 @@ logger = logging.getLogger(__name__)
 _WRITTEN = ("energy", "forces", "stress", "virial", "target", "node_target")
 """Predictions that go into files."""
 
+_MATRICES = ("hamiltonian",)
+"""Matrices over orbitals, which go into files as long as they are not too large."""
+
+_MATRIX_BYTES = 2**30
+"""Most that the matrices of a test may take in memory and in the file."""
+
 _WITHOUT_UNIT = ("_r2", "_spearman", "_auc", "_ap")
 """Endings of scores that have no unit, whatever they are scores of."""
 
@@ -85,12 +91,14 @@ class Predictions(Callback):
     `predictions.npz` after a test (`predict.npz` after a predict) holds, in the order of the store, `sample_id`,
     `n_atoms` [graphs], `atomic_number` or `node_type` [nodes], and for every field `<field>_prediction` and, where
     there are labels, `<field>_reference`; with heads, `head` [graphs] and only the fields that all have, while
-    `predictions-<head>.npz` holds everything of one head. `test_metrics.json` holds the errors, those of the mean
-    predictor, and units.
+    `predictions-<head>.npz` holds everything of one head. Matrices over orbitals stand one after the other, row after
+    row, with `n_entries` [graphs], unless those of the test take more than 1 GiB. `test_metrics.json` holds the errors,
+    those of the mean predictor, and units.
     """
 
     def __init__(self) -> None:
         self._rows: list[dict[str, np.ndarray]] = []
+        self._matrix_bytes = 0
         self.folder = Path()
         self.metrics: dict[str, Any] = {}
 
@@ -99,7 +107,7 @@ class Predictions(Callback):
         self.folder = run_folder(trainer)
 
     def _start(self) -> None:
-        self._rows = []
+        self._rows, self._matrix_bytes = [], 0
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget earlier ones."""
@@ -124,7 +132,24 @@ class Predictions(Callback):
             row[f"{name}_prediction"] = _array(outputs[name])
             if name in batch:
                 row[f"{name}_reference"] = _array(batch[name])
+        self._add_matrices(row, outputs, batch)
         self._rows.append(row)
+
+    def _add_matrices(self, row: dict[str, np.ndarray], outputs: Any, batch: GraphData) -> None:
+        """What only some batches have is left out of the file, so one too many leaves all of them out."""
+        found = {f"{name}_prediction": outputs[name] for name in _MATRICES if name in outputs}
+        found |= {f"{name}_reference": batch[name] for name in _MATRICES if name in outputs and name in batch}
+        if not found:
+            return
+        self._matrix_bytes += sum(value.numel() * value.element_size() for value in found.values())
+        if self._matrix_bytes > _MATRIX_BYTES:
+            for earlier in self._rows:
+                for name in (*found, "n_entries"):
+                    earlier.pop(name, None)
+            return
+        graph = batch.node_graph[batch.entry_atom[0]]
+        row["n_entries"] = _array(torch.bincount(graph, minlength=batch.num_graphs))
+        row.update({name: _array(value) for name, value in found.items()})
 
     def on_test_batch_end(
         self,
@@ -231,9 +256,18 @@ def in_order(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     names = [name for name in rows[0] if all(name in row for row in rows)]
     joined = {name: np.concatenate([row[name] for row in rows]) for name in names}
     order = np.argsort(joined["sample_id"], kind="stable")
-    ends = np.cumsum(joined["n_atoms"])
-    starts = ends - joined["n_atoms"]
-    nodes = np.concatenate([np.arange(starts[k], ends[k]) for k in order])
     fields = {name: name.removesuffix("_prediction").removesuffix("_reference") for name in names}
-    by_node = {name for name in names if name != "n_atoms" and field(fields[name]).level == "node"}
-    return {name: value[nodes] if name in by_node else value[order] for name, value in joined.items()}
+    levels = {name: "graph" if name in _COUNTS.values() else field(fields[name]).level for name in names}
+    places = {level: _items(joined[count], order) for level, count in _COUNTS.items() if count in joined}
+    return {name: value[places.get(levels[name], order)] for name, value in joined.items()}
+
+
+_COUNTS = {"node": "n_atoms", "entry": "n_entries"}
+"""Level → how many items of it each graph has."""
+
+
+def _items(counts: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Places of the items of graphs in another order."""
+    ends = np.cumsum(counts)
+    starts = ends - counts
+    return np.concatenate([np.arange(starts[k], ends[k]) for k in order])
