@@ -16,7 +16,7 @@ from geomlib.data.graph import GraphData
 from geomlib.data.undirected import Ints, UndirectedGraph, compact, integer_rows
 from geomlib.errors import DataError
 
-__all__ = ["Hypergraph", "ragged", "read_hyperedges"]
+__all__ = ["Hypergraph", "attach", "ragged", "read_hyperedges"]
 
 
 @dataclass(frozen=True)
@@ -220,10 +220,7 @@ class Hypergraph:
 
     def to_data(self, weighted: bool = False) -> GraphData:
         """The projected graph as `GraphData`, labelled with `hyperedge_index` and `multiplicity`."""
-        graph = self.project(weighted).to_data()
-        graph.hyperedge_index = torch.from_numpy(np.stack([self.nodes, self.owner]))
-        graph.multiplicity = torch.from_numpy(self.multiplicity.copy())
-        return graph
+        return attach(self.project(weighted).to_data(), self)
 
     @classmethod
     def from_data(cls, graph: GraphData) -> "Hypergraph":
@@ -240,6 +237,19 @@ class Hypergraph:
         sizes = np.bincount(owner, minlength=len(times))
         labels = graph.node_id.numpy() if "node_id" in graph else None
         return cls.from_rows(_ptr(sizes), nodes[order], graph.num_nodes, times, labels)
+
+
+def attach(graph: GraphData, hypergraph: Hypergraph) -> GraphData:
+    """Label a graph with hyperedges, all that it has or some: sets `hyperedge_index` and `multiplicity`.
+
+    Raises:
+        DataError: hyperedges on another number of nodes.
+    """
+    if graph.num_nodes != hypergraph.num_nodes:
+        raise DataError(f"the hyperedges are on {hypergraph.num_nodes} nodes, the graph has {graph.num_nodes}")
+    graph.hyperedge_index = torch.from_numpy(np.stack([hypergraph.nodes, hypergraph.owner]))
+    graph.multiplicity = torch.from_numpy(hypergraph.multiplicity.copy())
+    return graph
 
 
 def ragged(begin: Ints, sizes: Ints) -> Ints:

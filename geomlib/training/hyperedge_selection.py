@@ -69,12 +69,14 @@ class Selection:
     """What `select_settings` found.
 
     Args:
-        settings: the best choice.
-        trials: everything that was tried, best first.
+        settings: the choice.
+        trials: everything that was tried on halves, best first.
+        budgets: budgets tried on the whole source, with the Jaccard index that held-out members reach there.
     """
 
     settings: HyperedgeSettings
     trials: tuple[Trial, ...]
+    budgets: tuple[tuple[float, float], ...]
 
 
 def halves(source: Hypergraph, seed: int = 0) -> tuple[Hypergraph, Hypergraph]:
@@ -119,7 +121,7 @@ class _Trials:
     def __init__(
         self, source: Hypergraph, grid: Mapping[str, Sequence[Any]], splits: int, seed: int, file: Path | None
     ) -> None:
-        self.grid, self.file = grid, file
+        self.whole, self.grid, self.file = source, grid, file
         self.pairs = [pair for split in range(splits) for pair in _both_ways(halves(source, seed + split))]
         self.seed = seed
         digest = hashlib.sha256(source.ptr.tobytes() + source.nodes.tobytes() + source.multiplicity.tobytes())
@@ -150,13 +152,30 @@ class _Trials:
                 if values is None:
                     values = net.prepare(net.spec.build(query.to_data()))
                 rows |= _scores(net, seen, query, values, step, self.grid)
-            self.done[key] = rows
-            seconds = round(time.process_time() - begin, 2)
-            if self.file is not None:
-                line = {"key": key, "scores": [[*free, score] for free, score in rows.items()], "seconds": seconds}
-                with self.file.open("a", encoding="utf-8") as out:
-                    out.write(json.dumps(line) + "\n")
+            self._note(key, rows, begin)
         return self.done[key]
+
+    def _note(self, key: str, rows: dict[Free, float], begin: float) -> None:
+        self.done[key] = rows
+        if self.file is not None:
+            seconds = round(time.process_time() - begin, 2)
+            line = {"key": key, "scores": [[*free, score] for free, score in rows.items()], "seconds": seconds}
+            with self.file.open("a", encoding="utf-8") as out:
+                out.write(json.dumps(line) + "\n")
+
+    def held_out(self, settings: HyperedgeSettings) -> float:
+        """Jaccard index on the whole source, each candidate judged by members that were not trained on it."""
+        free: Free = (settings.steps, settings.calibrate, settings.rule, settings.cover)
+        key = json.dumps({**self.source, **settings.to_dict(), "pair": "whole"}, sort_keys=True)
+        if key not in self.done:
+            begin = time.process_time()
+            ((_, net, seen),) = snapshots(self.whole, settings, [settings.steps], self.seed)
+            net.settle(seen, settings.calibrate, settings.rule)
+            chance = net.calibrated(seen.chance, seen.maximal).double().numpy()
+            sets = net.candidates_of(net.spec.build(self.whole.to_data())).sets
+            chosen = chosen_sets(self.whole.project(), sets, chance, float(net.threshold), settings.cover)
+            self._note(key, {free: agreement(self.whole, sets.take(chosen)).jaccard}, begin)
+        return self.done[key][free]
 
     def of(self, settings: HyperedgeSettings) -> list[Trial]:
         """Trials of one choice of the trained settings with all free ones."""
@@ -186,7 +205,13 @@ def select_settings(
     projection of the other. Settings are settled one after another in the order of the grid, each with those before
     at their best and those after at the default of `HyperedgeSettings` (the first value where that is not in the
     grid); number of steps, calibration, threshold rule and cover are scored from the same fits and stay open to the
-    end. Nothing but the source is looked at. A choice without errors ends the search.
+    end. A choice without errors ends the search.
+
+    Halves are sparser than the source: their cliques are smaller and have fewer subsets, so that a budget which takes
+    all of them there may miss many hyperedges of the whole. The budget is therefore settled once more, last of all, on
+    the whole source, by the Jaccard index of members on candidates that they were not trained on.
+
+    Nothing but the source is looked at.
 
     Args:
         source: hypergraph of the domain.
@@ -224,5 +249,11 @@ def select_settings(
         assert best is not None
         current = best.settings
         log.info("%s: %s (Jaccard %.4f on the other half)", name, getattr(current, name), best.mean)
+    budgets: list[tuple[float, float]] = []
+    if best is not None and best.mean < 1.0:
+        budgets = [(value, trials.held_out(replace(current, budget=value))) for value in values["budget"]]
+        budget, score = max(budgets, key=lambda row: row[1])
+        log.info("budget on the whole source: %s (Jaccard %.4f on held-out candidates)", budget, score)
+        current = replace(current, budget=budget)
     ranked = sorted(seen.values(), key=lambda trial: -trial.mean)
-    return Selection(current, tuple(ranked))
+    return Selection(current, tuple(ranked), tuple(budgets))

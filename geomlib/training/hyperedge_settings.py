@@ -9,15 +9,16 @@ from typing import Any, Literal
 import lightning
 import torch
 
-from geomlib.data.hypergraphs import Hypergraph
+from geomlib.data.hypergraphs import Hypergraph, attach
 from geomlib.data.module import GraphDataModule
 from geomlib.data.stores import MemoryStore
+from geomlib.data.undirected import UndirectedGraph
 from geomlib.errors import ConfigError
 from geomlib.models.shyre.calibration import HeldOut
 from geomlib.models.shyre.net import SHyRe
 from geomlib.tasks.hyperedges import HyperedgeTask
 
-__all__ = ["HyperedgeSettings", "fit_source", "snapshots"]
+__all__ = ["HyperedgeSettings", "fit_known", "fit_source", "snapshots"]
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,12 @@ class _Snapshots(lightning.Callback):
 
 
 def snapshots(
-    source: Hypergraph, settings: HyperedgeSettings, steps: Sequence[int], seed: int = 0
+    source: Hypergraph,
+    settings: HyperedgeSettings,
+    steps: Sequence[int],
+    seed: int = 0,
+    graph: UndirectedGraph | None = None,
+    labelled: float = 1.0,
 ) -> Iterator[tuple[int, SHyRe, HeldOut]]:
     """One fit on the CPU, looked at after some numbers of steps.
 
@@ -110,6 +116,8 @@ def snapshots(
         settings: `steps`, `calibrate`, `rule` and `cover` don't matter here.
         steps: when to look.
         seed: of weights, folds, batches, dropout, covers and partial cells.
+        graph: what the hyperedges of the source are looked for in; their projection if not given.
+        labelled: share of that graph's hyperedges which the source holds.
 
     Yields steps, the net, and what its members say of candidates that they were not trained on.
 
@@ -118,17 +126,17 @@ def snapshots(
     """
     if not steps or min(steps) < 1:
         raise ConfigError(f"steps {list(steps)}: expected numbers of optimizer steps, at least 1")
-    graph = source.to_data()
+    data_graph = source.to_data() if graph is None else attach(graph.to_data(), source)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = SHyRe(**settings.net_arguments(len(source)), seed=seed)
+        net = SHyRe(**settings.net_arguments(round(len(source) / labelled)), seed=seed)
     task = HyperedgeTask(
         net,
         optimizer=lambda params: torch.optim.AdamW(params, lr=settings.lr, weight_decay=settings.weight_decay),
         seed=seed,
     )
     data = GraphDataModule(
-        MemoryStore([graph], "source"), val_store=MemoryStore([graph.clone()], "source"), batch_size=1
+        MemoryStore([data_graph], "source"), val_store=MemoryStore([data_graph.clone()], "source"), batch_size=1
     )
     watch = _Snapshots(steps)
     trainer = lightning.Trainer(
@@ -159,4 +167,33 @@ def fit_source(source: Hypergraph, settings: HyperedgeSettings, seed: int = 0) -
     """
     ((_, net, seen),) = snapshots(source, settings, [settings.steps], seed)
     net.settle(seen, settings.calibrate, settings.rule)
+    return net
+
+
+def fit_known(
+    graph: UndirectedGraph, known: Hypergraph, settings: HyperedgeSettings, labelled: float, seed: int = 0
+) -> SHyRe:
+    """A net for one graph, some of whose own hyperedges are known: the semi-supervised setting, without a source.
+
+    Candidates and features are those of the whole graph; the known hyperedges are the labelled ones, the rest counts
+    as not labelled rather than as false. The net's probabilities are those of being labelled, `labelled` times those
+    of being a hyperedge, and its threshold is set accordingly.
+
+    Args:
+        graph: projected graph.
+        known: some of its hyperedges, a random share, on the same node numbers.
+        settings: e.g. of `select_settings`.
+        labelled: that share, estimated if need be.
+        seed: of everything random.
+
+    Raises:
+        ConfigError: a share outside (0, 1].
+        DataError: hyperedges on other nodes than the graph's.
+
+    Source: Elkan, Noto, KDD 2008, for labels that only a random share of the positives has.
+    """
+    if not 0 < labelled <= 1:
+        raise ConfigError(f"labelled {labelled}: expected the share of hyperedges that is known, above 0 and at most 1")
+    ((_, net, seen),) = snapshots(known, settings, [settings.steps], seed, graph, labelled)
+    net.settle(seen, True, settings.rule, labelled)
     return net

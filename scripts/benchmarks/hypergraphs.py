@@ -34,13 +34,13 @@ from geomlib.data.hypergraphs import Hypergraph, read_hyperedges
 from geomlib.data.module import GraphDataModule
 from geomlib.data.stores import MemoryStore
 from geomlib.graphs.cliques import maximal_cliques
-from geomlib.models.shyre.calibration import Reliability, reliability
+from geomlib.models.shyre.calibration import HeldOut, Reliability, reliability
 from geomlib.models.shyre.net import SHyRe
 from geomlib.models.shyre.sampler import RhoTable
 from geomlib.tasks.hyperedges import HyperedgeTask
 from geomlib.testing.hypergraphs import coauthors
 from geomlib.training.hyperedge_selection import select_settings
-from geomlib.training.hyperedge_settings import HyperedgeSettings, fit_source
+from geomlib.training.hyperedge_settings import HyperedgeSettings, fit_known, fit_source, snapshots
 
 SETTINGS = Path(__file__).with_name("hypergraph_settings.json")
 SETS = ("enron", "crime", "directors", "school2")
@@ -64,12 +64,23 @@ class Domain:
         self.name, self.folder, self.settings = name, folder, settings
         self.source, self.query = self._half("train"), self._half("test")
         self.graph = self.query.project()
-        self.fitted = cache(lambda seed: fit_source(self.source, settings, seed))
+        self.learned = cache(self._learn)
 
     def _half(self, half: str) -> Hypergraph:
         if self.name == "coauthors":
             return coauthors(1500, seed=1 + (half == "test"))
         return read_hyperedges(self.folder / self.name / f"{half}.txt")
+
+    def _learn(self, seed: int) -> tuple[SHyRe, HeldOut]:
+        """A net and what it says of held-out candidates of the source."""
+        ((_, net, seen),) = snapshots(self.source, self.settings, [self.settings.steps], seed)
+        return net, seen
+
+    def fitted(self, seed: int, calibrate: bool | None = None) -> SHyRe:
+        """A net, calibrated as the settings say or as told."""
+        net, seen = self.learned(seed)
+        net.settle(seen, self.settings.calibrate if calibrate is None else calibrate, self.settings.rule)
+        return net
 
     def shyre(self, seed: int, graph: object = None, **options: object) -> Hypergraph:
         """The reconstruction of SHyRe, as its settings say."""
@@ -92,12 +103,12 @@ class Domain:
         return run
 
     def known(self, share: float) -> Callable[[int], Hypergraph]:
-        """Trained on a share of the query itself, which is part of the result; no source."""
+        """Trained on a share of the query's own hyperedges, which are part of the result; no source."""
 
         def run(seed: int) -> Hypergraph:
             rows = np.sort(np.random.default_rng(seed).permutation(len(self.query))[: round(share * len(self.query))])
             known = self.query.take(rows).simple()
-            net = fit_source(known.compacted(), self.settings, seed)
+            net = fit_known(self.graph, known, self.settings, share, seed)
             return reconstruct(net, self.graph, cover=self.settings.cover, known=known).hypergraph
 
         return run
@@ -172,8 +183,10 @@ def select(folder: Path, names: list[str], log: Path | None, chosen: dict[str, d
         found = select_settings(source, splits=SPLITS.get(name, 2), file=file)
         best = found.trials[0]
         scores = [round(100 * score, 2) for score in best.scores]
-        print(f"{name:<10} {100 * best.mean:6.2f}  {scores}  {time.process_time() - begin:.0f} s CPU  {best.settings}")
-        chosen[name] = {"settings": best.settings.to_dict(), "halves": scores}
+        budgets = {str(budget): round(100 * score, 2) for budget, score in found.budgets}
+        print(f"{name:<10} {100 * best.mean:6.2f}  {scores}  {time.process_time() - begin:.0f} s CPU  {found.settings}")
+        print(f"{'':<10} budgets on the whole source: {budgets}", flush=True)
+        chosen[name] = {"settings": found.settings.to_dict(), "halves": scores, "whole": budgets}
         SETTINGS.write_text(json.dumps(chosen, indent=1) + "\n")
 
 
@@ -224,9 +237,7 @@ def calibration(domains: dict[str, Domain], seeds: list[int], figure: Path | Non
         for row, seed in enumerate(seeds):
             pair = []
             for column, calibrate in enumerate((False, True)):
-                settings = HyperedgeSettings(**{**vars(domain.settings), "calibrate": calibrate})
-                net = domain.fitted(seed) if settings == domain.settings else fit_source(domain.source, settings, seed)
-                found = reconstruct(net, domain.graph)
+                found = reconstruct(domain.fitted(seed, calibrate), domain.graph)
                 pair.append(reliability(found.candidate_probability, domain.query.contains(found.candidates)))
                 errors[row, column] = pair[-1].error
             if row == 0:
@@ -287,9 +298,9 @@ def main() -> None:
         domains[name] = Domain(name, args.folder, settings)
     if args.transfer:
         transfer(domains, args.seeds)
-    elif args.calibration:
+    if args.calibration:
         calibration(domains, args.seeds, args.figure)
-    else:
+    if args.methods or not (args.transfer or args.calibration):
         rows = table(domains, args.seeds, args.methods)
         if args.json:
             args.json.write_text(json.dumps(rows, indent=1) + "\n")

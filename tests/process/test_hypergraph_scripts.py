@@ -116,7 +116,7 @@ def test_settings_are_chosen_and_fit(tmp_path, monkeypatch, capsys):
     text = (tmp_path / "chosen.yaml").read_text()
     assert "Reconstruct with --cover" in text
     assert yaml.safe_load(text)["trainer"]["max_epochs"] == 4
-    assert len((tmp_path / "fits.jsonl").read_text().splitlines()) == 2
+    assert len((tmp_path / "fits.jsonl").read_text().splitlines()) == 3
     from geomlib.cli import main
 
     data = [f"--data.{store}.init_args.path=groups.txt" for store in ("store", "val_store")]
@@ -169,4 +169,5 @@ def test_selection_reads_no_query(benchmark, tmp_path, monkeypatch):
     found = json.loads((tmp_path / "settings.json").read_text())["papers"]
     assert found["settings"]["hidden"] == [8]
     assert len(found["halves"]) == 4
-    assert len((tmp_path / "papers.jsonl").read_text().splitlines()) == 4
+    assert list(found["whole"]) == ["2.0"]
+    assert len((tmp_path / "papers.jsonl").read_text().splitlines()) == 5

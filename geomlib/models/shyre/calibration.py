@@ -31,17 +31,19 @@ class HeldOut:
     hyperedges: int
 
 
-def best_jaccard(chance: Floats, label: NDArray[np.bool_], hyperedges: int) -> float:
+def best_jaccard(chance: Floats, label: NDArray[np.bool_], hyperedges: int, labelled: float = 1.0) -> float:
     """The largest Jaccard index that a threshold on the probabilities gives.
 
     Args:
         chance: of each candidate.
         label: whether it is a hyperedge.
         hyperedges: how many there are, among the candidates or not.
+        labelled: share of the hyperedges that labels and count know, a random one; the index is then an estimate.
     """
     order = np.argsort(-chance, kind="stable")
-    found = np.cumsum(label[order])
-    scores = found / (hyperedges + np.arange(1, len(order) + 1) - found)
+    taken = np.arange(1, len(order) + 1)
+    found = np.minimum(np.cumsum(label[order]) / labelled, taken)
+    scores = found / (hyperedges / labelled + taken - found)
     return float(scores.max(initial=0.0))
 
 

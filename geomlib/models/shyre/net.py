@@ -309,7 +309,13 @@ class SHyRe(Net):
         found = torch.sigmoid(scale * torch.logit(chance, eps=1e-6) + shift)
         return torch.where((chance > 0) & (chance < 1), found, chance)
 
-    def settle(self, seen: HeldOut, calibrate: bool = False, rule: Literal["expected", "half"] = "expected") -> None:
+    def settle(
+        self,
+        seen: HeldOut,
+        calibrate: bool = False,
+        rule: Literal["expected", "half"] = "expected",
+        labelled: float = 1.0,
+    ) -> None:
         """Set calibration and threshold by candidates that the answering members were not trained on.
 
         Args:
@@ -317,6 +323,8 @@ class SHyRe(Net):
             calibrate: fit scale and shift of the log-odds of each head; else they are 1 and 0.
             rule: `expected` sets the threshold to J / (1 + J), with J the best Jaccard index that a threshold gives
                 there; `half` to ½.
+            labelled: share s of the hyperedges that carry a label, drawn at random. A probability p of being
+                a labelled hyperedge is p / s of being one, so the threshold is s times that of the rule.
         """
         for head in (MAXIMAL, NESTED):
             own = seen.maximal == (head == MAXIMAL)
@@ -324,11 +332,11 @@ class SHyRe(Net):
             if calibrate and float(self.constant[head]) == 0.5:
                 fitted = platt(seen.chance[own].numpy(), seen.label[own].numpy())
             self.calibration[head] = torch.tensor(fitted, dtype=torch.float64)
-        if rule == "half":
-            self.threshold.fill_(0.5)
-            return
-        best = best_jaccard(self.calibrated(seen.chance, seen.maximal).numpy(), seen.label.numpy(), seen.hyperedges)
-        self.threshold.fill_(jaccard_threshold(best))
+        limit = 0.5
+        if rule == "expected":
+            chance = self.calibrated(seen.chance, seen.maximal).numpy()
+            limit = jaccard_threshold(best_jaccard(chance, seen.label.numpy(), seen.hyperedges, labelled))
+        self.threshold.fill_(labelled * limit)
 
     def forward(self, batch: GraphData) -> dict[str, Tensor]:
         """See the class."""

@@ -16,6 +16,14 @@ def test_best_jaccard_by_hand():
     assert best_jaccard(np.zeros(0), np.zeros(0, dtype=bool), 3) == 0.0
 
 
+def test_best_jaccard_where_only_some_are_labelled():
+    """Half of 4 hyperedges carry a label; the three best candidates, two of them labelled, are taken for all true."""
+    chance, label = np.array([0.5, 0.4, 0.3, 0.2]), np.array([True, False, True, False])
+    assert best_jaccard(chance, label, 2, labelled=0.5) == pytest.approx(4 / 4)
+    assert best_jaccard(chance[:3], label[:3], 2, labelled=0.5) == pytest.approx(3 / 4)
+    assert best_jaccard(chance, label, 2) == pytest.approx(2 / 3)
+
+
 def test_reliability_by_hand():
     chance = np.array([0.05, 0.15, 0.15, 0.5, 0.5, 1.0])
     label = np.array([False, True, False, True, True, True])
@@ -66,5 +74,7 @@ def test_settling_a_net():
     net.settle(seen, calibrate=True)
     assert net.calibration[0].tolist() == [1.0, 0.0]
     assert net.calibration[1].tolist() != [1.0, 0.0]
+    net.settle(seen, labelled=0.25, rule="half")
+    assert float(net.threshold) == 0.125
     net.settle(seen)  # and back again
     assert net.calibration.tolist() == [[1.0, 0.0], [1.0, 0.0]]
