@@ -55,6 +55,7 @@ VERBS: dict[str, Verb] = {
     "reconstruct": Verb("reconstruct", "hyperedges of a projected graph", "Using a model"),
     "select": Verb("select", "structures of a pool that are worth a label", "Using a model"),
     "screen": Verb("screen", "filter, predict and rank the molecules of a file", "Using a model"),
+    "explain": Verb("explain", "what a model of molecules looks at: atoms, tokens, layers", "Using a model"),
     "scaling": Verb("scaling", "scaling law of finished runs, and the best net for a given compute", "Using a model"),
     "report": Verb("report", "one HTML page about a training run and its MD", "Using a model"),
     "model": Verb("model", "model files: info, import, verify", "Files"),

@@ -16,10 +16,11 @@ from geomlib.errors import ConfigError, GeomlibError
 from geomlib.files.committee import expand_committees
 from geomlib.files.manifest import bare_net
 from geomlib.files.modelfile import load
+from geomlib.models.base import Net
 from geomlib.models.property import PropertyNet
 from geomlib.nn.targets import Target
 
-__all__ = ["Predictions", "Predictor"]
+__all__ = ["Predictions", "Predictor", "Row", "built_batch", "molecule_batches"]
 
 Row = str | GraphData
 """A SMILES, or a graph of text (a mixture, say) as `from_smiles` makes it."""
@@ -115,7 +116,7 @@ class Predictor:
         """
         values = np.full((len(rows), len(self.columns)), np.nan)
         errors: list[str | None] = [None] * len(rows)
-        for batch in self._batches(rows, errors):
+        for batch in molecule_batches(rows, errors, self.max_tokens):
             for where, found in self._evaluated(batch, errors):
                 mean, spread = found.mean(0), found.std(0)
                 values[where] = np.concatenate([mean, spread], axis=1)[:, : len(self.columns)]
@@ -129,35 +130,10 @@ class Predictor:
         width = self.nets[0].embedding_width
         values = np.full((len(rows), width), np.nan)
         errors: list[str | None] = [None] * len(rows)
-        for batch in self._batches(rows, errors):
+        for batch in molecule_batches(rows, errors, self.max_tokens):
             for where, found in self._evaluated(batch, errors, embedding=True):
                 values[where] = found[0]
         return Predictions(tuple(f"embedding_{k}" for k in range(width)), values, errors)
-
-    # ---------------------------------------------------------------- batches
-
-    def _batches(self, rows: Sequence[Row], errors: list[str | None]) -> Iterator[list[tuple[int, GraphData]]]:
-        """Rows that are molecules, of similar length."""
-        read: list[tuple[int, GraphData]] = []
-        for index, row in enumerate(rows):
-            try:
-                graph = from_smiles(row) if isinstance(row, str) else row
-                for text in to_smiles(graph):
-                    parse_molecule(text)
-                read.append((index, graph))
-            except GeomlibError as error:
-                errors[index] = str(error)
-        read.sort(key=lambda pair: len(pair[1].smiles))
-        batch: list[tuple[int, GraphData]] = []
-        count = 0
-        for index, graph in read:
-            if batch and count + len(graph.smiles) > self.max_tokens:
-                yield batch
-                batch, count = [], 0
-            batch.append((index, graph))
-            count += len(graph.smiles)
-        if batch:
-            yield batch
 
     def _evaluated(
         self, batch: list[tuple[int, GraphData]], errors: list[str | None], *, embedding: bool = False
@@ -180,12 +156,10 @@ class Predictor:
         built: dict[str, GraphData] = {}
         found: list[Tensor] = []
         for number, net in enumerate(self.nets[:1] if embedding else self.nets):
-            parameter = next(net.parameters())
             key = net.spec.hash
             if key not in built:
-                batch = net.spec.complete(collate([_bare(net.spec.prepare(graph.clone())) for graph in graphs]))
-                built[key] = batch.to(parameter.device)
-            batch = built[key].to_dtype(parameter.dtype)
+                built[key] = built_batch(net, graphs)
+            batch = built[key].to_dtype(next(net.parameters()).dtype)
             if embedding:
                 found.append(net.embed(batch))
                 continue
@@ -195,6 +169,51 @@ class Predictor:
             with _with_dropout(net, self.seed + number):
                 found += [net(batch)["target"] for _ in range(self.dropout_samples)]
         return torch.stack([values.double().cpu() for values in found]).numpy()
+
+
+def molecule_batches(
+    rows: Sequence[Row], errors: list[str | None], max_tokens: int = 16384
+) -> Iterator[list[tuple[int, GraphData]]]:
+    """Rows that are molecules, with their places, in batches of similar length.
+
+    Args:
+        rows: SMILES, or graphs of text.
+        errors: one for each row; set where a row is no molecule.
+        max_tokens: characters of a batch.
+    """
+    read: list[tuple[int, GraphData]] = []
+    for index, row in enumerate(rows):
+        try:
+            graph = from_smiles(row) if isinstance(row, str) else row
+            for text in to_smiles(graph):
+                parse_molecule(text)
+            read.append((index, graph))
+        except GeomlibError as error:
+            errors[index] = str(error)
+    read.sort(key=lambda pair: len(pair[1].smiles))
+    batch: list[tuple[int, GraphData]] = []
+    count = 0
+    for index, graph in read:
+        if batch and count + len(graph.smiles) > max_tokens:
+            yield batch
+            batch, count = [], 0
+        batch.append((index, graph))
+        count += len(graph.smiles)
+    if batch:
+        yield batch
+
+
+def built_batch(net: Net, graphs: Sequence[GraphData], copies: int = 1) -> GraphData:
+    """A batch of graphs of text with the structure that `net` needs, without labels, on the net's device.
+
+    Args:
+        net: of molecules.
+        graphs: of text.
+        copies: of each, one after the other.
+    """
+    prepared = [_bare(net.spec.prepare(graph.clone())) for graph in graphs]
+    batch = net.spec.complete(collate([graph for graph in prepared for _ in range(copies)]))
+    return batch.to(next(net.parameters()).device)
 
 
 def _bare(graph: GraphData) -> GraphData:

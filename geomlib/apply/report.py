@@ -34,6 +34,7 @@ def write_report(
     run: str | os.PathLike[str],
     output: str | os.PathLike[str] | None = None,
     simulations: Sequence[str | os.PathLike[str]] = (),
+    explain: bool = True,
 ) -> Path:
     """Write the report of a run folder, or of a simulation alone.
 
@@ -41,6 +42,7 @@ def write_report(
         run: folder of a run, or a trajectory or its log.
         output: HTML file; `report.html` in the folder, or beside the trajectory, if not given.
         simulations: trajectories or logs to add to those that lie in the folder.
+        explain: for models of properties of molecules, show what they look at (atoms, layers, map of embeddings).
 
     Returns:
         The file.
@@ -72,7 +74,13 @@ def write_report(
     kind = "Training report" if folder is not None else "Simulation report"
     headline = [] if folder is None else list(_headline(folder))
     title = folder.name if folder is not None else found[0].trajectory.name
-    _write(file, _page(title, kind, headline, folder, found, missing))
+    more: list[Section] = []
+    if folder is not None and folder.properties and explain and folder.manifest is not None:
+        from geomlib.apply.explain_run import run_explanation
+
+        more, sentences = run_explanation(folder)
+        missing += sentences
+    _write(file, _page(title, kind, headline, folder, found, missing, more=more))
     return file
 
 
@@ -133,8 +141,9 @@ def _page(
     simulations: Sequence[PastSimulation],
     missing: Sequence[str],
     given: Sequence[Section] = (),
+    more: Sequence[Section] = (),
 ) -> str:
-    sections = [*given, *(_run_sections(run) if run is not None else ())]
+    sections = [*given, *(_run_sections(run) if run is not None else ()), *more]
     dynamics = [dynamics_section(simulation, index) for index, simulation in enumerate(simulations)]
     sections += [section for section, _ in dynamics]
     if run is not None and run.recipe is not None:

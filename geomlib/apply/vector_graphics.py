@@ -2,8 +2,10 @@
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from html import escape
+from importlib.resources import files
 from typing import Any, Literal
 
 import matplotlib
@@ -15,7 +17,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-__all__ = ["GRID", "INK", "MUTED", "SERIES", "density_or_points", "figure", "plain_log_axis", "to_svg"]
+__all__ = [
+    "GRID",
+    "INK",
+    "MUTED",
+    "SERIES",
+    "density_or_points",
+    "figure",
+    "hover_titles",
+    "plain_log_axis",
+    "standalone",
+    "to_svg",
+]
 
 INK, MUTED, GRID = "#010101", "#010102", "#010103"
 SERIES = tuple(f"#0102{index:02x}" for index in range(1, 8))
@@ -97,6 +110,37 @@ def to_svg(drawing: Figure, name: str, description: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" role="img" aria-label="@">', text, count=1)
     return text.replace('aria-label="@"', f'aria-label="{_attribute(description)}"', 1).strip()
+
+
+def standalone(svg: str) -> str:
+    """A figure of `to_svg` as a file of its own, in the light colours of the page."""
+    style = files("geomlib.apply").joinpath("report.css").read_text(encoding="utf-8")
+    light = dict(re.findall(r"(--[\w-]+): (#\w+)", style[: style.index("@media")]))
+    svg = re.sub(r"var\((--[\w-]+)\)", lambda match: light.get(match.group(1), "#000000"), svg)
+    names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" font-family="sans-serif"'
+    return svg.replace("<svg ", f"<svg {names} ", 1) + "\n"
+
+
+def hover_titles(svg: str, axes: Axes, xy: NDArray[np.float64], titles: Sequence[str], radius: float = 4.0) -> str:
+    """The figure with a text for each point, which a browser shows below the pointer.
+
+    Args:
+        svg: of `to_svg`.
+        axes: of the figure, as it was drawn.
+        xy: points [items, 2].
+        titles: of the points.
+        radius: within which the pointer is on a point [pt].
+    """
+    drawing = axes.get_figure(root=True)
+    assert drawing is not None
+    places = axes.transData.transform(xy) * 72.0 / drawing.dpi
+    top = 72.0 * drawing.get_figheight()
+    marks = [
+        f'<circle cx="{x:.1f}" cy="{top - y:.1f}" r="{radius:g}" fill="transparent"><title>{escape(title)}</title>'
+        "</circle>"
+        for (x, y), title in zip(places.tolist(), titles, strict=True)
+    ]
+    return svg.removesuffix("</svg>") + "".join(marks) + "</svg>"
 
 
 def _attribute(text: str) -> str:

@@ -21,6 +21,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--md", nargs="+", default=[], metavar="TRAJ", help="further trajectories, or their logs, to report on"
     )
     parser.add_argument("--output", "-o", metavar="FILE", help="HTML file (report.html in the folder)")
+    parser.add_argument(
+        "--no-explain", action="store_true", help="leave out what a model of molecules looks at (atoms, layers, map)"
+    )
     parser.add_argument("--open", action="store_true", help="show it in the browser")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -29,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     """Carry out `geomlib report`."""
     from geomlib.apply.report import write_report
 
-    file = write_report(args.run, args.output, args.md)
+    file = write_report(args.run, args.output, args.md, explain=not args.no_explain)
     if args.json:
         print(json.dumps({"report": str(file), "bytes": file.stat().st_size}))
     else:

@@ -112,6 +112,7 @@ class TableStore(Store):
         delimiter: what stands between cells.
 
     Attributes:
+        columns: names of all columns of the file.
         rows: row of each graph in the file.
         skipped: (where, why) of each bad row.
 
@@ -154,6 +155,7 @@ class TableStore(Store):
 
     def _read(self) -> None:
         columns, lines = read_table(self.path, self.delimiter)
+        self.columns = tuple(columns)
         optional = [self.temperature_column] if self.temperature_column else []
         for name in [*self.smiles_columns, *self.fraction_columns, *(self.targets or ()), *optional]:
             self._require(name, columns)
@@ -272,6 +274,10 @@ class TableStore(Store):
         self._require(name, columns)
         kept = set(self.rows.tolist())
         return [line.cells[name] for line in lines if line.row in kept]
+
+    def smiles_of(self, index: int) -> tuple[str, ...]:
+        """SMILES of each component of a graph."""
+        return self._molecules[self._position(index)]
 
     # ---------------------------------------------------------------- the store
 
