@@ -148,8 +148,8 @@ def probe_section(probes: Sequence[Probe]) -> Section:
         )
     words = (
         "A linear map is fitted to the pooled hidden states of each layer and scored on molecules with other "
-        "scaffolds; in brackets and as a band the 95 % interval by bootstrap. Grey: the same with shuffled labels, which is "
-        "chance. The best layer is chosen on the molecules it is shown for, so its score is a little too good."
+        "scaffolds; in brackets and as a band the 95 % interval by bootstrap. Grey: the same with shuffled labels, "
+        "which is chance. The best layer is chosen on the molecules it is shown for, so its score is a little too good."
     )
     body = f'<div class="grid small">{"".join(cards)}</div><div class="card spaced">{table(head, rows)}</div>'
     return Section("probes", "What layers hold", f'{body}<p class="caption">{words}</p>')

@@ -67,7 +67,7 @@ class MIST(Net):
         position_offset: row of a molecule's first token.
         compat_pad_token_id: for published checkpoints, see `Encoder`.
         epsilon: of LayerNorms.
-        form: what is written before it is cut into tokens: `kekule`, `canonical` or `as-is`.
+        form: what is written before it is cut into tokens: `kekule`, `canonical`, `as-is` or `selfies`.
         template: put `[CLS]` before and `[SEP]` behind a molecule.
         truncate: cut molecules that have more tokens than there are positions, instead of refusing them.
         pool: hidden state that stands for a molecule, of its `first` token or the `mean`.
