@@ -62,6 +62,11 @@ class Attribution:
         """Sum of all contributions − (value − baseline); what the rule of integration leaves out."""
         return float(self.atoms.sum()) + self.rest - (self.value - self.baseline)
 
+    @property
+    def size(self) -> float:
+        """Sum of the magnitudes of the contributions."""
+        return float(np.abs(self.atoms).sum()) + abs(self.rest)
+
 
 def scale_words(target: Target) -> str:
     """The scale on which contributions to a target add up, in words."""
@@ -80,7 +85,7 @@ def attribute(
     target: str | int = 0,
     method: str = "integrated",
     steps: int = 16,
-    tolerance: float = 0.02,
+    tolerance: float = 0.01,
 ) -> list[Attribution]:
     """Contributions of the atoms of molecules to a predicted property.
 
@@ -99,7 +104,7 @@ def attribute(
         target: name or number of the property.
         method: `integrated`, `gradient` or `occlusion`.
         steps: points of the integral.
-        tolerance: of the gap, as a fraction of |f(x) − f(x₀)|.
+        tolerance: of the gap, as a fraction of the sum of the magnitudes of the contributions.
 
     Raises:
         ConfigError: another method, no such target, or a net that reads neither tokens nor atoms.
@@ -245,9 +250,7 @@ def _refined(
             tokens = weight * one.double() + (tokens if len(tokens) else 0.0)
             rows = {name: weight * value.double() + rows.get(name, 0.0) for name, value in others.items()}
         found = _collected(path, graphs, ends, tokens, rows)
-        if all(
-            abs(row.gap) <= tolerance * abs(row.value - row.baseline) + 1e-6 * (1 + abs(row.value)) for row in found
-        ):
+        if all(abs(row.gap) <= tolerance * row.size + 1e-6 * (1 + abs(row.value)) for row in found):
             break
     return found
 

@@ -51,8 +51,8 @@ def attribution_section(rows: Sequence[Attribution], target: Target, method: str
     unit = scale_words(target)
     words = f"{_METHODS[method]}. Contributions to {target.name}" + (f", {unit}." if unit else ".")
     if method == "integrated":
-        gaps = [abs(row.gap) / max(abs(row.value - row.baseline), 1e-12) for row in good]
-        words += f" What the integral misses is at most {100 * max(gaps, default=0.0):.2g} % of the difference."
+        gaps = [abs(row.gap) / max(row.size, 1e-12) for row in good]
+        words += f" What the integral misses is at most {100 * max(gaps, default=0.0):.2g} % of all magnitudes."
     cards = []
     for row in good:
         drawn = draw_atoms(row.smiles, row.atoms, limit, title=f"Contributions of the atoms of {row.smiles}")
