@@ -7,7 +7,7 @@ from typing import ParamSpec, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ExactConstants", "on_cpu"]
+__all__ = ["ExactConstants", "follow_loaded_precision", "on_cpu"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,10 +40,22 @@ class ExactConstants(nn.Module):
         if value.dtype != torch.float64 or value.device.type != "cpu":
             raise TypeError(f"constant '{name}' is {value.dtype} on {value.device}; expected float64 on the CPU")
         self._exact[name] = value
-        self.register_buffer(name, value.to(torch.get_default_dtype()), persistent=False)
+        self.register_buffer(name, value.to(torch.get_default_dtype(), copy=True), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
         for name, exact in self._exact.items():
-            self._buffers[name] = exact.to(self.get_buffer(name))
+            self._buffers[name] = exact.to(self.get_buffer(name), copy=True)  # never the tensor of others
         return self
+
+
+def follow_loaded_precision(net: nn.Module) -> None:
+    """Let the constants of a net have the precision of its parameters where a state brings another (`assign`)."""
+
+    def move(net: nn.Module, _: object) -> None:
+        dtype = next(parameter.dtype for parameter in net.parameters() if parameter.is_floating_point())
+        for module in net.modules():
+            if isinstance(module, ExactConstants):
+                module.to(dtype)
+
+    net.register_load_state_dict_post_hook(move)

@@ -467,6 +467,13 @@ class Task(lightning.LightningModule):
 
     # ---------------------------------------------------------------- checkpoints
 
+    def take_shape_of(self, manifest: Mapping[str, Any]) -> None:
+        """Let the net be as training has made one that is gone on with, if it takes away parts; most don't.
+
+        Args:
+            manifest: of the other net.
+        """
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the net's manifest and the sums of the running epoch."""
         checkpoint["geomlib"] = manifest_of(self.net)

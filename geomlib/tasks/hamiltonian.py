@@ -1,13 +1,21 @@
 """`HamiltonianTask`: nets that predict Kohn-Sham matrices."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from geomlib.data.graph import GraphData
+from geomlib.files.checkpoint import checkpoint_manifest
+from geomlib.files.header import split_head
+from geomlib.files.modelfile import read_manifest
 from geomlib.models.base import Net
+from geomlib.models.sphnet.compaction import carry_over
+from geomlib.models.sphnet.net import SPHNet
 from geomlib.nn.orbitals import Orbitals, compare_orbitals, generalised_eigenproblem
 from geomlib.tasks.base import Task
 from geomlib.tasks.hamiltonian_terms import HamiltonianTerm
@@ -63,6 +71,51 @@ class HamiltonianTask(Task):
             learning_rates=learning_rates,
         )
         self._orbitals = Meter(_ORBITAL_METRICS)
+
+    # ---------------------------------------------------------------- paths that are gone
+
+    def setup(self, stage: str) -> None:
+        """As of every task; a net that starts from a file without the paths it left out has no others either."""
+        super().setup(stage)
+        if self.start is not None and stage == "fit" and not self.trainer.ckpt_path:
+            file, _ = split_head(self.start.weights)
+            if file.suffix in (".safetensors", ".ckpt"):
+                read = checkpoint_manifest if file.suffix == ".ckpt" else read_manifest
+                self.take_shape_of(read(file))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As of every task; paths that are gone in the checkpoint are gone here before its weights come."""
+        super().on_load_checkpoint(checkpoint)
+        self.take_shape_of(checkpoint.get("geomlib", {}))
+
+    def take_shape_of(self, manifest: Mapping[str, Any]) -> None:
+        """Take away the paths that are gone in another net."""
+        kept = manifest.get("config", {}).get("kept_paths")
+        if kept and isinstance(self.net, SPHNet) and self.net.config["kept_paths"] is None:
+            for net in (self.net, *self._averages()):
+                net.keep_paths(kept)
+
+    def on_train_batch_start(self, batch: GraphData, batch_idx: int) -> None:
+        """As of every task; when paths are chosen for good, the others go, here and in optimizer and averages."""
+        super().on_train_batch_start(batch, batch_idx)
+        if isinstance(self.net, SPHNet) and self.net.can_compact:
+            carry_over(self.trainer.optimizers[0], self.net.compact())
+            for average in self._averages():
+                average.keep_paths(self.net.config["kept_paths"])
+            strategy = self.trainer.strategy
+            if isinstance(strategy, DDPStrategy):  # it knows the old parameters
+                strategy.model = self
+                strategy.configure_ddp()
+
+    def _averages(self) -> list[SPHNet]:
+        """Averaged copies of the net that callbacks hold."""
+        if self._trainer is None:
+            return []
+        callbacks = (row for row in self.trainer.callbacks if isinstance(row, WeightAveraging))  # type: ignore[attr-defined]
+        models = (callback._average_model for callback in callbacks)
+        return [cast(SPHNet, cast(Task, model.module).net) for model in models if model is not None]
+
+    # ---------------------------------------------------------------- orbitals
 
     def on_test_epoch_start(self) -> None:
         """Start the epoch's sums."""

@@ -366,6 +366,8 @@ def _check_checkpoint(path: str, task: LightningModule) -> None:
     content = read_checkpoint(path)
     if "geomlib" not in content or not isinstance(content.get("state_dict"), dict):
         raise FileFormatError(f"{path}: is not a checkpoint of geomlib")
+    if isinstance(task, Task):
+        task.take_shape_of(content["geomlib"])
     found, wanted = content["state_dict"], task.state_dict()
     for name in [*wanted, *found]:
         shapes = [list(state[name].shape) if name in state else "no such tensor" for state in (found, wanted)]

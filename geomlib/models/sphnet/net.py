@@ -1,5 +1,6 @@
 """SPHNet: Kohn-Sham matrices from equivariant features of atoms and pairs, with learned sparsity."""
 
+import copy
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -12,6 +13,7 @@ from geomlib.errors import ConfigError
 from geomlib.graphs.orbitals import OrbitalEntries
 from geomlib.graphs.spec import GraphSpec
 from geomlib.models.base import Net
+from geomlib.models.sphnet.compaction import Shrunk
 from geomlib.models.sphnet.directions import harmonics_of, pair_vectors
 from geomlib.models.sphnet.entries import hamiltonian_of_blocks
 from geomlib.models.sphnet.expansion import BlockExpansion
@@ -22,6 +24,7 @@ from geomlib.models.sphnet.pairs import DiagonalLayer, PairLayer
 from geomlib.models.sphnet.path_gate import PathSchedule
 from geomlib.models.sphnet.radial import BernsteinBasis
 from geomlib.models.sphnet.vectorial import VectorialInteraction
+from geomlib.nn.constants import follow_loaded_precision
 from geomlib.nn.elements import ElementIndex
 from geomlib.nn.spherical import SphericalLinear
 from geomlib.nn.tensor_product import Irrep, all_paths, natural_irreps
@@ -57,6 +60,8 @@ class SPHNet(Net):
         path_sparsity: share of the paths of the four products of pair construction that is left out in the end; they
             are chosen in three phases, see `geomlib.models.sphnet.path_gate`.
         path_steps: optimizer steps of the first and the second phase.
+        kept_paths: numbers of the paths that are left where they are chosen for good, for the products of the two
+            layers of atoms and then of the two of pairs; `compact` sets it, and the net then has no other paths.
         both_orders: make each pair's block from both orders of its atoms, so that the order of the atoms plays no part;
             without it, as published, it does.
         parity: O(3) instead of SO(3); features then have both parities, so that every block stays within reach.
@@ -98,6 +103,7 @@ class SPHNet(Net):
         pair_sparsity: float = 0.0,
         path_sparsity: float = 0.0,
         path_steps: list[int] | None = None,
+        kept_paths: list[list[int]] | None = None,
         both_orders: bool = True,
         parity: bool = True,
         normalization: str = "component",
@@ -116,6 +122,8 @@ class SPHNet(Net):
             raise ConfigError(f"SPHNet pair_sparsity={pair_sparsity}: expected 0 ≤ sparsity < 1")
         if path_steps is not None and len(path_steps) != 2:
             raise ConfigError(f"SPHNet path_steps={path_steps}: expected the steps of the first and the second phase")
+        if kept_paths is not None and len(kept_paths) != 4:
+            raise ConfigError(f"SPHNet kept_paths has {len(kept_paths)} lists: expected one for each of four products")
         if normalization not in ("component", "published"):
             raise ConfigError(f"SPHNet normalization='{normalization}': expected component or published")
         self.config = {
@@ -140,6 +148,7 @@ class SPHNet(Net):
             "pair_sparsity": pair_sparsity,
             "path_sparsity": path_sparsity,
             "path_steps": list(path_steps or (2000, 1000)),
+            "kept_paths": kept_paths,
             "both_orders": both_orders,
             "parity": parity,
             "normalization": normalization,
@@ -173,9 +182,16 @@ class SPHNet(Net):
             for first in (True, False)
         )
         schedules = [self._schedule(len(all_paths(atoms, atoms, pairs)), seed) for seed in range(4)]
+        kept: list[list[int] | None] = [None] * 4 if kept_paths is None else [*kept_paths]
         self.diagonal = nn.ModuleList(
             DiagonalLayer(
-                atoms, pairs, channels, residual=residual, normalization=constants, schedule=schedules[residual]
+                atoms,
+                pairs,
+                channels,
+                residual=residual,
+                normalization=constants,
+                schedule=schedules[residual],
+                kept=kept[residual],
             )
             for residual in (False, True)
         )
@@ -187,6 +203,7 @@ class SPHNet(Net):
                 functions,
                 normalization=constants,
                 schedule=schedules[2 + residual],
+                kept=kept[2 + residual],
                 sparsity=pair_sparsity if residual else 0.0,
                 both_orders=both_orders,
             )
@@ -197,16 +214,65 @@ class SPHNet(Net):
         self.diagonal_blocks = BlockExpansion(layout.shells, pairs, bottleneck, channels, channels)
         self.pair_blocks = BlockExpansion(layout.shells, pairs, bottleneck, channels, channels)
         self.element_index = ElementIndex(names)
+        follow_loaded_precision(self)
 
     def _schedule(self, count: int, seed: int) -> PathSchedule | None:
         sparsity, (explore, compete) = self.config["path_sparsity"], self.config["path_steps"]
-        return PathSchedule(count, sparsity, explore, compete, seed) if sparsity else None
+        chosen = not sparsity or self.config["kept_paths"] is not None
+        return None if chosen else PathSchedule(count, sparsity, explore, compete, seed)
+
+    # ---------------------------------------------------------------- choice of paths
+
+    def _schedules(self) -> list[PathSchedule]:
+        return [module for module in self.modules() if isinstance(module, PathSchedule)]
 
     def advance(self, step: int) -> None:
         """Tell the products how many optimizer steps are done, which decides the phase of their paths."""
-        for module in self.modules():
-            if isinstance(module, PathSchedule):
-                module.advance(step)
+        for schedule in self._schedules():
+            schedule.advance(step)
+
+    @property
+    def can_compact(self) -> bool:
+        """Whether the paths are chosen for good, but those left out are still there."""
+        return any(schedule.phase == 3 for schedule in self._schedules())
+
+    def compact(self) -> list[Shrunk]:
+        """Take away the paths that are left out for good, and whatever is there for them alone.
+
+        The results stay the same. The net is then like one made with the argument `kept_paths`, which stands in its
+        `config` from now on; `geomlib.models.sphnet.compaction.carry_over` lets an optimizer go on.
+
+        Returns: what became of the parameters.
+
+        Raises:
+            ConfigError: the paths are not chosen yet.
+        """
+        if not self.can_compact:
+            raise ConfigError("SPHNet compact: there are no paths that are chosen for good (phase 3) to be kept alone")
+        return self.keep_paths([schedule.active().tolist() for schedule in self._schedules()])
+
+    def keep_paths(self, kept: list[list[int]]) -> list[Shrunk]:
+        """The same with given paths in the four products.
+
+        Raises:
+            ConfigError: some are gone already, or the numbers are no paths.
+        """
+        schedules = self._schedules()
+        if len(kept) != 4 or len(schedules) != 4:
+            raise ConfigError(f"SPHNet keep_paths: {len(kept)} lists for {len(schedules)} products that choose paths")
+        for schedule, numbers in zip(schedules, kept, strict=True):
+            schedule.choose(numbers)
+        changes = [change for layer in (*self.diagonal, *self.pairs) for change in layer.compact()]
+        self.config = {**self.config, "kept_paths": [list(numbers) for numbers in kept]}
+        return changes
+
+    def for_file(self) -> "SPHNet":
+        """The net without paths that are left out for good."""
+        if not self.can_compact:
+            return self
+        small = copy.deepcopy(self)
+        small.compact()
+        return small
 
     # ---------------------------------------------------------------- evaluation
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from geomlib.models.sphnet.compaction import Shrunk
 from geomlib.models.sphnet.gates import PairGate
 from geomlib.models.sphnet.normalization import Normalization
 from geomlib.models.sphnet.path_gate import PathSchedule, SparseProduct
@@ -29,6 +30,7 @@ class DiagonalLayer(nn.Module):
         residual: whether x and the layer before are added.
         normalization: constants of the product.
         schedule: of the paths of the product; None keeps all.
+        kept: numbers of the paths that are left where the choice was made for good.
     Inputs: x [components_in, nodes, channels], before [components, nodes, channels] or None
     Returns: [components, nodes, channels]
     """
@@ -42,12 +44,13 @@ class DiagonalLayer(nn.Module):
         residual: bool,
         normalization: Normalization,
         schedule: PathSchedule | None = None,
+        kept: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.residual = residual
         self.gate_a, self.gate_b = NormGate(irreps_in, channels), NormGate(irreps_in, channels)
         self.map_a, self.map_b = (SphericalLinear(irreps_in, channels, channels) for _ in range(2))
-        self.product = SparseProduct(irreps_in, irreps, channels, normalization, schedule)
+        self.product = SparseProduct(irreps_in, irreps, channels, normalization, schedule, kept)
         self.weight = nn.Parameter(torch.randn(len(self.product.paths), channels))
         self.gate, self.out = NormGate(irreps, channels), SphericalLinear(irreps, channels, channels)
 
@@ -63,6 +66,15 @@ class DiagonalLayer(nn.Module):
         y = self.out(self.gate(y))
         return y if before is None else y + before
 
+    @torch.no_grad()
+    def compact(self) -> list[Shrunk]:
+        """Keep the weights of the chosen paths only."""
+        omega = cast(PathSchedule, self.product.schedule).omega
+        self.product, active, shares = self.product.compacted()
+        change = Shrunk.of(self.weight, 0, active, shares)
+        self.weight = change.parameter
+        return [change, Shrunk.away(omega)]
+
 
 class PairLayer(nn.Module):
     """f_ij: the features of two atoms multiplied with each other, weights from distance and invariants.
@@ -74,6 +86,7 @@ class PairLayer(nn.Module):
         functions: radial functions.
         normalization: constants of products and nets.
         schedule: of the paths of the product; None keeps all.
+        kept: numbers of the paths that are left where the choice was made for good.
         sparsity: share of each molecule's pairs that is left out; 0 has no gate.
         mean_scalars: whether the invariants hold the mean of both atoms' scalars (or both, in order).
         both_orders: make f_ji as well, with the same weights; invariants must be those of the pair in any order.
@@ -96,6 +109,7 @@ class PairLayer(nn.Module):
         *,
         normalization: Normalization,
         schedule: PathSchedule | None = None,
+        kept: Sequence[int] | None = None,
         sparsity: float = 0.0,
         mean_scalars: bool = True,
         both_orders: bool = False,
@@ -104,7 +118,7 @@ class PairLayer(nn.Module):
         self.irreps_in, self.mean_scalars, self.both_orders = tuple(irreps_in), mean_scalars, both_orders
         self.invariant_map = SphericalLinear(irreps_in, channels, channels)
         self.gate_in, self.map_in = NormGate(irreps_in, channels), SphericalLinear(irreps_in, channels, channels)
-        self.product = SparseProduct(irreps_in, irreps, channels, normalization, schedule)
+        self.product = SparseProduct(irreps_in, irreps, channels, normalization, schedule, kept)
         count = len(self.product.paths) * channels
         invariants = (len(irreps_in) + (not mean_scalars)) * channels
         self.of_distance = RadialNet((functions, channels, count), normalization.gain)
@@ -153,10 +167,7 @@ class PairLayer(nn.Module):
         active: Tensor | None,
     ) -> Float[Tensor, "active pairs channels"]:
         """Weights of the active paths; those of the others are not made."""
-        columns = None
-        if active is not None:
-            every = torch.arange(self.product.channels, device=active.device)
-            columns = (active.unsqueeze(1) * self.product.channels + every).flatten()
+        columns = None if active is None else self._columns(active)
         first, last = cast(nn.Linear, self.of_invariants[0]), cast(nn.Linear, self.of_invariants[2])
         kernel = last.weight if columns is None else last.weight.index_select(0, columns)
         bias = last.bias if columns is None else last.bias.index_select(0, columns)
@@ -164,3 +175,23 @@ class PairLayer(nn.Module):
             radial, columns
         )
         return made.view(len(radial), made.shape[1] // self.product.channels, self.product.channels).transpose(0, 1)
+
+    def _columns(self, active: Int[Tensor, " active"]) -> Int[Tensor, " outputs"]:
+        """Outputs of the nets that belong to paths."""
+        every = torch.arange(self.product.channels, device=active.device)
+        return (active.unsqueeze(1) * self.product.channels + every).flatten()
+
+    @torch.no_grad()
+    def compact(self) -> list[Shrunk]:
+        """Keep what makes the weights of the chosen paths only; constants of the paths go into `of_invariants`."""
+        omega, last = cast(PathSchedule, self.product.schedule).omega, cast(nn.Linear, self.of_invariants[2])
+        self.product, active, shares = self.product.compacted()
+        columns, factors = self._columns(active), shares.repeat_interleave(self.product.channels)
+        small = nn.Linear(last.in_features, len(columns), device="meta")
+        rows = Shrunk.of(last.weight, 0, columns, factors)
+        bias = Shrunk.of(last.bias, 0, columns, factors)
+        small.weight, small.bias = rows.parameter, bias.parameter
+        self.of_invariants[2] = small
+        second = Shrunk.of(self.of_distance.second, 1, columns)
+        self.of_distance.second = second.parameter
+        return [rows, bias, second, Shrunk.away(omega)]

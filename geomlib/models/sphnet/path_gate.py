@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from geomlib.errors import ConfigError
 from geomlib.models.sphnet.normalization import Normalization
-from geomlib.nn.tensor_product import Irrep, all_paths
+from geomlib.nn.tensor_product import Irrep, Path, all_paths
 from geomlib.nn.tensor_product.clebsch_gordan import StackedCG
 
 __all__ = ["PathSchedule", "SparseProduct"]
@@ -20,7 +20,8 @@ class PathSchedule(nn.Module):
 
     Phase 1, the first `explore` steps: a random subset of ⌊(1 − sparsity)·n⌋ paths, another one at each step. Phase 2,
     the next `compete` steps: the paths whose ω reaches the quantile `sparsity` of all ω. Phase 3: those of the end of
-    phase 2, for ever. In evaluation before phase 3 the paths are those that ω would choose.
+    phase 2, for ever; `SPHNet.compact` then takes the others away. In evaluation before phase 3 the paths are those
+    that ω would choose.
 
     Step and choice are buffers, so a run that is taken up again goes on in its phase; the random subsets follow from
     the step, so all processes draw the same.
@@ -61,6 +62,17 @@ class PathSchedule(nn.Module):
         if self.phase == 3 and before != 3:
             self.active_mask.copy_(self.chosen_by_omega())
 
+    @torch.no_grad()
+    def choose(self, numbers: Sequence[int]) -> None:
+        """Make the choice for good.
+
+        Raises:
+            ConfigError: not ascending numbers of paths.
+        """
+        numbers = _checked(numbers, self.count)
+        self.step.fill_(max(int(self.step), self.explore + self.compete))
+        self.active_mask.zero_()[numbers] = True
+
     def chosen_by_omega(self) -> Tensor:
         """Mask of the paths whose ω reaches the quantile."""
         omega = self.omega.detach().double()
@@ -87,7 +99,8 @@ class SparseProduct(nn.Module):
         irreps: of the result.
         channels: number of channels.
         normalization: constants of the paths.
-        schedule: of the paths; None keeps all.
+        schedule: of the paths; None keeps all that there are.
+        kept: numbers of the paths that are left where the choice was made for good, ascending; None for every path.
     Inputs:
         x, y: [components_in, rows, channels]
         weight: [active paths, rows, channels]
@@ -104,12 +117,20 @@ class SparseProduct(nn.Module):
         channels: int,
         normalization: Normalization,
         schedule: PathSchedule | None = None,
+        kept: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        self.paths = all_paths(irreps_in, irreps_in, irreps)
-        self.irreps, self.channels, self.normalization = tuple(irreps), channels, normalization
-        self.schedule = schedule
-        factors = normalization.coefficients(self.paths, irreps) if schedule is None else [1.0] * len(self.paths)
+        self.irreps_in, self.irreps, self.channels = tuple(irreps_in), tuple(irreps), channels
+        self.normalization, self.schedule = normalization, schedule
+        every = all_paths(irreps_in, irreps_in, irreps)
+        numbers = _checked(kept, len(every))
+        self.paths = tuple(every[number] for number in numbers)
+        if schedule is not None:
+            factors = [1.0] * len(self.paths)
+        elif kept is None:
+            factors = normalization.coefficients(every, irreps)
+        else:
+            factors = self._constants(numbers, every)
         self.operator = StackedCG((irreps_in, irreps_in, irreps), self.paths, factors)
 
     def active(self) -> Int[Tensor, " active"] | None:
@@ -134,12 +155,47 @@ class SparseProduct(nn.Module):
 
     def _coefficients(self, active: Int[Tensor, " active"], numbers: Sequence[int]) -> Float[Tensor, " active"]:
         """Constants of the active paths times their ω, over the mean of those (published: over their sum)."""
+        shares, constants = self._shares(active, numbers)
+        return constants * shares
+
+    def _constants(self, numbers: Sequence[int], every: Sequence[Path]) -> list[float]:
+        """What the paths `numbers` are multiplied with if all have the same ω."""
+        if self.normalization.published:
+            factors = self.normalization.coefficients(every, self.irreps)
+            total = sum(factors[number] for number in numbers)
+            return [factors[number] / total for number in numbers]
+        into = [every[number].out for number in numbers]
+        return [math.sqrt(self.irreps[out].dim / into.count(out)) for out in into]
+
+    def _shares(
+        self, active: Int[Tensor, " active"], numbers: Sequence[int]
+    ) -> tuple[Float[Tensor, " active"], Float[Tensor, " active"]]:
+        """ω of the active paths over their mean, which as published is weighed with the constants; and those."""
         assert self.schedule is not None
         omega = self.schedule.omega[active]
-        if self.normalization.published:
-            every = self.normalization.coefficients(self.paths, self.irreps)
-            products = omega * omega.new_tensor([every[number] for number in numbers])
-            return products / products.sum()
-        into = [self.paths[number].out for number in numbers]
-        constants = [math.sqrt(self.irreps[out].dim / into.count(out)) for out in into]
-        return omega * omega.new_tensor(constants) / omega.mean()
+        constants = omega.new_tensor(self._constants(numbers, self.paths))
+        mean = (omega * constants).sum() if self.normalization.published else omega.mean()
+        return omega / mean, constants
+
+    def compacted(self) -> tuple["SparseProduct", Int[Tensor, " active"], Float[Tensor, " active"]]:
+        """A product of the chosen paths alone, their numbers, and what their weights have to be multiplied with."""
+        assert self.schedule is not None
+        active = self.schedule.active()
+        numbers = active.tolist()
+        shares, _ = self._shares(active, numbers)
+        small = SparseProduct(self.irreps_in, self.irreps, self.channels, self.normalization, kept=numbers)
+        return small.to(shares), active, shares.detach()
+
+
+def _checked(kept: Sequence[int] | None, count: int) -> list[int]:
+    """Numbers of the paths.
+
+    Raises:
+        ConfigError: not ascending numbers of paths.
+    """
+    if kept is None:
+        return list(range(count))
+    numbers = list(kept)
+    if not numbers or numbers != sorted(set(numbers)) or numbers[0] < 0 or numbers[-1] >= count:
+        raise ConfigError(f"kept paths {numbers}: expected ascending numbers from 0 to {count - 1}, at least one")
+    return numbers

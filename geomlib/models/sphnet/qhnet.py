@@ -19,6 +19,7 @@ from geomlib.models.sphnet.interaction import SphericalInteraction
 from geomlib.models.sphnet.normalization import Normalization
 from geomlib.models.sphnet.pairs import DiagonalLayer, PairLayer
 from geomlib.models.sphnet.radial import BernsteinBasis
+from geomlib.nn.constants import follow_loaded_precision
 from geomlib.nn.elements import ElementIndex
 from geomlib.nn.spherical import SphericalLinear
 from geomlib.nn.tensor_product import Irrep, natural_irreps
@@ -124,6 +125,7 @@ class QHNet(Net):
         self.pairs_out = SphericalLinear(pairs, channels, bottleneck, bias=False)
         self.diagonal_blocks = BlockExpansion(self.layout.shells, pairs, bottleneck, channels, channels)
         self.pair_blocks = BlockExpansion(self.layout.shells, pairs, bottleneck, 2 * channels, channels)
+        follow_loaded_precision(self)
 
     def forward(self, batch: GraphData) -> dict[str, Tensor]:
         """Predict."""

@@ -12,10 +12,10 @@ from torch import Tensor
 from geomlib.nn.constants import ExactConstants, on_cpu
 from geomlib.nn.tensor_product.irreps import Irrep, Path, offsets, wigner_3j
 
-__all__ = ["DenseCG", "SparseCG", "StackedCG"]
+__all__ = ["CouplingProduct", "DenseCG", "SparseCG", "StackedCG"]
 
 
-class _CG(ExactConstants):
+class CouplingProduct(ExactConstants):
     """What the three share: z[out] = Σ_paths weight · coefficient · w3j(x, y).
 
     Args:
@@ -68,7 +68,7 @@ class _Plan:
     dims: tuple[tuple[int, ...], ...]
 
 
-class StackedCG(_CG):
+class StackedCG(CouplingProduct):
     """For each pair of input irreps one outer product and one matrix product for all their paths.
 
     Weights act on what the matrix gives, so the cost is that of dense matrix products whatever the number of rows.
@@ -94,7 +94,7 @@ class StackedCG(_CG):
         weight: Float[Tensor, "paths rows"] | None,
         active: Sequence[int] | None = None,
     ) -> Float[Tensor, "dz rows"]:
-        """See `_CG`; with `active` only these paths are made, and `weight` has a row for each of them."""
+        """See `CouplingProduct`; with `active` only these paths are made, and `weight` has a row for each of them."""
         chosen = tuple(range(len(self.paths)) if active is None else active)
         if chosen not in self._plans:
             self._plans.clear()  # paths that change come at every step
@@ -198,7 +198,7 @@ def _filled(blocks: dict[int, Tensor], dims: Sequence[int], like: Tensor) -> Ten
     return torch.cat(parts)
 
 
-class DenseCG(_CG):
+class DenseCG(CouplingProduct):
     """One contraction with the whole coupling tensor per path."""
 
     @on_cpu
@@ -210,7 +210,7 @@ class DenseCG(_CG):
     def forward(
         self, x: Float[Tensor, "dx rows"], y: Float[Tensor, "dy rows"], weight: Float[Tensor, "paths rows"] | None
     ) -> Float[Tensor, "dz rows"]:
-        """See `_CG`."""
+        """See `CouplingProduct`."""
         blocks: list[list[Tensor]] = [[] for _ in self.irreps[2]]
         for number, path in enumerate(self.paths):
             coupling = getattr(self, f"coupling_{number}")
@@ -223,7 +223,7 @@ class DenseCG(_CG):
         return sum(_terms(self.degrees(path)) + 2 * self.irreps[2][path.out].dim for path in self.paths)
 
 
-class SparseCG(_CG):
+class SparseCG(CouplingProduct):
     """The non-zero terms of the coupling tensors only, gathered, multiplied and added up."""
 
     x_index: Tensor
@@ -251,7 +251,7 @@ class SparseCG(_CG):
     def forward(
         self, x: Float[Tensor, "dx rows"], y: Float[Tensor, "dy rows"], weight: Float[Tensor, "paths rows"] | None
     ) -> Float[Tensor, "dz rows"]:
-        """See `_CG`."""
+        """See `CouplingProduct`."""
         terms = x.index_select(0, self.x_index) * y.index_select(0, self.y_index) * self.values.unsqueeze(1)
         if weight is not None:
             terms = terms * weight.index_select(0, self.path_index)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from geomlib.errors import ConfigError, nearest
 from geomlib.nn.constants import ExactConstants, on_cpu
 from geomlib.nn.tensor_product.clebsch_gordan import DenseCG, SparseCG, StackedCG
+from geomlib.nn.tensor_product.directional import DirectionalCG
 from geomlib.nn.tensor_product.gaunt import FourierGaunt, GridGaunt, VectorGaunt, vector_basis
 from geomlib.nn.tensor_product.irreps import Irrep, Path, all_paths, offsets, parse_irreps, width
 from geomlib.nn.tensor_product.matrix import MatrixProduct
@@ -98,6 +99,7 @@ class TensorProduct(ExactConstants):
             if path not in allowed:
                 raise ConfigError(f"{path} is no coupling of {self._names()}")
         self.is_clebsch_gordan = kind in CLEBSCH_GORDAN
+        self.directional: DirectionalCG | None = None
         if coefficients is not None and not self.is_clebsch_gordan:
             raise ConfigError(f"kind '{kind}' has no coefficients of paths")
         self._build(coefficients)
@@ -125,6 +127,8 @@ class TensorProduct(ExactConstants):
                 used = self.paths
             factors = self._coefficients() if coefficients is None else coefficients
             self.operator: nn.Module = CLEBSCH_GORDAN[self.kind](irreps, used, factors)
+            if self.kind == "cg_stacked" and self.mode == "uuu" and self.channels_y == 1 < self.channels:
+                self.directional = DirectionalCG(irreps, used, factors)
             return
         # irreps that no path needs are left out, so that they cost nothing
         kept = [sorted({getattr(path, name) for path in self.paths}) for name in ("x", "y", "out")]
@@ -238,6 +242,8 @@ class TensorProduct(ExactConstants):
         shape = x.shape[1:]
         if self.weights == "shared":
             weight = self.weight.unsqueeze(1)
+        if self.directional is not None and y.shape[2] == 1:
+            return self.directional(x, y.squeeze(2), None if weight is None else weight.expand(-1, *shape))
         factors = None if weight is None else weight.expand(-1, *shape).flatten(1)
         y = y.expand(-1, *shape)
         return self._multiply(x.flatten(1), y.flatten(1), factors).unflatten(1, shape)

@@ -302,3 +302,21 @@ def test_wrong_weights_are_said():
     x, y = inputs(product)
     with pytest.raises(ConfigError, match=r"takes weights of shape \[3, 14, 2\], got none"):
         product(x, y)
+
+
+def test_a_factor_that_all_channels_share_gives_the_same_by_another_way():
+    x_irreps, y_irreps = "0e+1o+2e", "0e+1o+2e+3o"
+    product = TensorProduct(
+        "cg_stacked", x_irreps, y_irreps, "0e+1o+1e+2e+4e", 5, channels_y=1, weights="rows"
+    ).double()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(9, 7, 5, generator=generator).double().requires_grad_()
+    y = torch.randn(16, 7, 1, generator=generator).double().requires_grad_()
+    weight = torch.randn(product.weight_shape[0], 7, 5, generator=generator).double().requires_grad_()
+    found = product.multiply(x, y, weight)
+    expected = product.multiply(x, y.expand(-1, -1, 5), weight)
+    assert found.shape == (21, 7, 5)
+    gradients = [torch.autograd.grad(z.square().sum(), (x, y, weight), create_graph=True) for z in (found, expected)]
+    assert torch.allclose(found, expected, atol=1e-13)
+    for mine, theirs in zip(*gradients, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-11)

@@ -6,6 +6,7 @@ import torch
 from geomlib.data.graph import GraphData, collate
 from geomlib.errors import ConfigError, DataError, GeomlibError, UnknownElement
 from geomlib.models import QHNet, SPHNet
+from geomlib.models.sphnet.compaction import carry_over
 from geomlib.nn.tensor_product import Irrep, wigner_matrix
 
 TURN_AXES = torch.tensor([[0.0, 1, 0], [0, 0, 1], [1, 0, 0]]).double()
@@ -89,6 +90,36 @@ def test_matrix_turns_with_the_molecule(name, state):
         turned = matrix(net, pos @ turn.T + torch.tensor([3.0, -2.0, 1.0]), number)
         d = representation(net, number, turn)
         assert float((turned - d @ before @ d.T).abs().max()) < 1e-9
+
+
+@pytest.mark.parametrize("phase", ["first", "second", "third", "paths gone"])
+def test_every_phase_turns_with_the_molecule_while_training(phase):
+    torch.manual_seed(0)
+    options = {"channels": 8, "bottleneck": 4, "functions": 8, "delta": False, "vector_functions": 8}
+    steps = [30, 30] if phase == "first" else [5, 30] if phase == "second" else [5, 5]
+    gates = {"pair_sparsity": 0.4, "path_sparsity": 0.7, "path_steps": steps}
+    net = SPHNet(["H", "C", "O"], short_layers=1, heads=2, **options, **gates).double()
+    pos, number = methanol()
+    graph = net.spec.build(GraphData(pos=pos, atomic_number=number))
+    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
+    for step in range(20):
+        net.advance(step)
+        if phase == "paths gone" and net.can_compact:
+            carry_over(optimizer, net.compact())
+        optimizer.zero_grad()
+        (net(graph)["hamiltonian"] - 0.1).square().sum().backward()
+        optimizer.step()
+    if phase != "paths gone":
+        assert {row.product.schedule.phase for row in net.pairs} == {["first", "second", "third"].index(phase) + 1}
+    for disturbed in (False, True):
+        if disturbed:
+            disturb(net)
+        before = matrix(net, pos, number)  # in training mode: the paths are those of this step
+        assert float(before.abs().max()) > 1e-2
+        for improper in (False, True):
+            turn = rotation(3, improper)
+            d = representation(net, number, turn)
+            assert float((matrix(net, pos @ turn.T, number) - d @ before @ d.T).abs().max()) < 1e-9
 
 
 def test_mirror_image_differs_where_parity_is_off():
