@@ -13,7 +13,7 @@ the repeats, all nets in turn in each repeat so that a busy machine hits all of 
 adds to the memory of the process, in a process of its own for each net.
 
 `--learn` trains the net of the recipe `sphnet/water` dense and with paths left out, on the same batches for the same
-number of steps (the first third explores, the next tenth competes), and reports errors on the last tenth.
+number of steps (the first tenth explores, the next twentieth competes), and reports errors on the last tenth.
 """
 
 import argparse
@@ -177,7 +177,7 @@ def learn(args: argparse.Namespace, sparsity: float) -> dict[str, float]:
     """Errors on the last tenth after training on the first eight tenths."""
     store = HamiltonianStore(args.learn)
     torch.manual_seed(0)
-    steps = [args.steps // 3, args.steps // 10]
+    steps = [args.steps // 10, args.steps // 20]
     net = SPHNet(
         ["H", "O"],
         channels=32,

@@ -188,7 +188,7 @@ class PairLayer(nn.Module):
         self.product, active, shares = self.product.compacted()
         columns, factors = self._columns(active), shares.repeat_interleave(self.product.channels)
         small = nn.Linear(last.in_features, len(columns), device="meta")
-        rows = Shrunk.of(last.weight, 0, columns, factors)
+        rows = Shrunk.of(cast(nn.Parameter, last.weight), 0, columns, factors)
         bias = Shrunk.of(last.bias, 0, columns, factors)
         small.weight, small.bias = rows.parameter, bias.parameter
         self.of_invariants[2] = small
