@@ -127,12 +127,14 @@ class HamiltonianTask(Task):
         outputs = super().test_step(batch, batch_idx)
         if "overlap" in batch:
             numbers = _numbers(batch)
+            charges = batch.charge.tolist() if "charge" in batch else [0] * batch.num_graphs
             stacks = matrix_stacks(batch, outputs["hamiltonian"], batch.hamiltonian, batch.overlap)
             for members, (predicted, true, overlap) in stacks:
                 of_both = generalised_eigenproblem(predicted, overlap), generalised_eigenproblem(true, overlap)
                 for row, number in enumerate(members.tolist()):
                     mine, theirs = (Orbitals(found.energies[row], found.coefficients[row]) for found in of_both)
-                    errors = compare_orbitals(mine, theirs, overlap[row], occupied_orbitals(numbers[number]))
+                    occupied = occupied_orbitals(numbers[number], charges[number])
+                    errors = compare_orbitals(mine, theirs, overlap[row], occupied)
                     for name in _ORBITAL_METRICS:
                         self._orbitals.add(name, getattr(errors, name).reshape(-1))
         return outputs

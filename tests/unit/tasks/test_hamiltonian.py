@@ -28,7 +28,7 @@ def test_reported_errors_are_those_of_the_model_and_the_net_knew_the_step(tmp_pa
         "--trainer.enable_progress_bar",
         "false",
     ]
-    words += ["--model.net.path_sparsity", "0.5", "--model.net.path_steps", "[3, 4]", "--model.net.channels", "8"]
+    words += ["--model.net.path_sparsity", "0.5", "--model.net.path_steps", "[3, 20]", "--model.net.channels", "8"]
     assert main(["fit", *words]) == 0
     assert main(["test", "out"]) == 0
     found = json.loads((tmp_path / "out" / "test_metrics.json").read_text())
@@ -94,3 +94,21 @@ def test_losses_are_chosen_in_the_recipe(tmp_path, monkeypatch):
     with (tmp_path / "out" / "metrics.csv").open() as file:
         (found,) = [float(row["val/loss"]) for row in csv.DictReader(file) if row["val/loss"]]
     assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_an_ion_has_the_orbitals_of_its_electrons(monkeypatch):
+    from geomlib.models import SPHNet
+    from geomlib.tasks import HamiltonianTask
+    from geomlib.tasks import hamiltonian as module
+
+    seen = []
+    compare = module.compare_orbitals
+    monkeypatch.setattr(module, "compare_orbitals", lambda *args: seen.append(args[-1]) or compare(*args))
+    net = SPHNet(["H", "O"], basis="sto-3g", channels=8)
+    graphs = [net.spec.build(CardStore("water-orbitals", "test")[k]) for k in range(2)]
+    for graph, charge in zip(graphs, (0, 2), strict=True):
+        graph.charge = torch.tensor([charge])
+    task = HamiltonianTask(net)
+    task.on_test_epoch_start()
+    task.test_step(collate(graphs), 0)
+    assert seen == [5, 4]
