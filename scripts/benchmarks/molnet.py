@@ -41,6 +41,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from geomlib.data.graph import GraphData, collate
 from geomlib.data.molecules import from_smiles, murcko_scaffold, parse_molecule
+from geomlib.errors import DataError
 from geomlib.files.modelfile import load
 from geomlib.graphs.spec import GraphSpec
 from geomlib.models import family
@@ -107,7 +108,7 @@ def read(name: str, data: Path) -> Parts:
 
 
 def split_of(name: str, data: Path, smiles: list[str]) -> dict[str, list[int]]:
-    """Rows of each part."""
+    """Rows of each part; what RDKit can't read is in none."""
     parts: dict[str, list[int]] = {"train": [], "val": [], "test": []}
     if SETS[name].split:
         with gzip.open(data / SETS[name].split, "rt", encoding="utf-8", newline="") as file:
@@ -116,8 +117,12 @@ def split_of(name: str, data: Path, smiles: list[str]) -> dict[str, list[int]]:
         return parts
     groups: dict[str, list[int]] = defaultdict(list)
     for row, text in enumerate(smiles):
-        groups[murcko_scaffold(parse_molecule(text, f"{name}, row {row}"))].append(row)
-    first, second = 0.8 * len(smiles), 0.9 * len(smiles)
+        try:
+            groups[murcko_scaffold(parse_molecule(text, f"{name}, row {row}"))].append(row)
+        except DataError as error:  # of Tox21, aluminium with six bonds
+            print(f"left out: {error}", file=sys.stderr)
+    used = sum(len(rows) for rows in groups.values())
+    first, second = 0.8 * used, 0.9 * used
     for rows in sorted(groups.values(), key=lambda rows: (len(rows), rows[0]), reverse=True):
         if len(parts["train"]) + len(rows) <= first:
             parts["train"] += rows

@@ -89,6 +89,13 @@ def test_sets_without_a_split_are_split_by_scaffold(molnet):
     assert parts == {"train": [0, 1, 2, 3, 4, 5, 6, 7], "val": [9], "test": [8]}
 
 
+def test_rows_that_are_no_molecule_are_in_no_part(molnet, capsys):
+    smiles = ["NC1N=C(O[AlH3](O)O)NC1=O"] + ["c1ccccc1C"] * 6 + ["CC", "CCC"] + ["C1CC1", "C1CCC1"]
+    parts = molnet.split_of("tox21", Path(), smiles)
+    assert parts == {"train": [1, 2, 3, 4, 5, 6, 7, 8], "val": [10], "test": [9]}
+    assert "left out: tox21, row 0" in capsys.readouterr().err
+
+
 def test_what_it_asks_for(molnet, data, tmp_path):
     bench = molnet.Bench(data, tmp_path / "cache")
     with pytest.raises(SystemExit, match="--pretrained"):
