@@ -100,6 +100,7 @@ def test_an_ion_has_the_orbitals_of_its_electrons(monkeypatch):
     from geomlib.models import SPHNet
     from geomlib.tasks import HamiltonianTask
     from geomlib.tasks import hamiltonian as module
+    from geomlib.tasks.base import Task
 
     seen = []
     compare = module.compare_orbitals
@@ -108,7 +109,6 @@ def test_an_ion_has_the_orbitals_of_its_electrons(monkeypatch):
     graphs = [net.spec.build(CardStore("water-orbitals", "test")[k]) for k in range(2)]
     for graph, charge in zip(graphs, (0, 2), strict=True):
         graph.charge = torch.tensor([charge])
-    task = HamiltonianTask(net)
-    task.on_test_epoch_start()
-    task.test_step(collate(graphs), 0)
+    monkeypatch.setattr(Task, "test_step", lambda self, batch, _: self.net(batch))  # what logs needs a trainer
+    HamiltonianTask(net).test_step(collate(graphs), 0)
     assert seen == [5, 4]
