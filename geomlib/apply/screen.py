@@ -56,6 +56,9 @@ class ScreenResult:
         points: of the rows that are ok, the values of the objectives [ok, objectives].
         fronts: of the same rows, the Pareto front; empty without objectives.
         columns: of the output.
+        source: the input.
+        smiles_index: which of the columns is the SMILES.
+        plan: what was done.
     """
 
     output: Path
@@ -67,6 +70,9 @@ class ScreenResult:
     points: NDArray[np.float64]
     fronts: NDArray[np.int64]
     columns: tuple[str, ...]
+    source: Path
+    smiles_index: int
+    plan: ScreenPlan
 
     def funnel(self) -> list[tuple[str, int]]:
         """Stage → rows that passed it and all before it, from `rows` on; stages that took nothing are left out."""
@@ -248,7 +254,9 @@ class _Merge:
         ordered = dict(sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0])))
         points = np.empty((0, len(plan.objectives))) if ranking is None else ranking.points
         fronts = np.empty(0, dtype=np.int64) if ranking is None else ranking.fronts
-        return ScreenResult(self.output, total, ok, ordered, best, plan.objectives, points, fronts, self.columns)
+        ranked = (plan.objectives, points, fronts)
+        given = (self.file.path, self.file.smiles_index, plan)
+        return ScreenResult(self.output, total, ok, ordered, best, *ranked, self.columns, *given)
 
     def _passed(self, rows: Iterable[list[str]]) -> Iterator[list[str]]:
         last = self.place["status"]

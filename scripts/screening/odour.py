@@ -71,7 +71,9 @@ def train(table: Path, smiles: str, targets: list[dict], folder: Path, members: 
         words = {"seed": seed, "targets": json.dumps(targets), "names": names, "epochs": epochs}
         words |= {"table": json.dumps(str(table)), "smiles": json.dumps(smiles)}
         recipe.write_text(RECIPE.format(**words), encoding="utf-8")
-        subprocess.run([sys.executable, "-m", "geomlib", "fit", "-c", recipe, "--folder", run], check=True)
+        words = [sys.executable, "-m", "geomlib", "fit", "-c", recipe, "--folder", run]
+        if subprocess.run(words, check=False).returncode:
+            sys.exit("training failed, see above")
     return files
 
 

@@ -249,6 +249,7 @@ def test_ranking_top_and_diverse(tmp_path, molecules):
     assert set(picked) == set("1234") and len(set(picked.values())) == 4 and picked["1"] == "CCCCCCCC"
     page = write_screen_page(result, tmp_path / "page.html").read_text()
     assert "Pareto front" in page and "Best molecules" in page and "empty SMILES" in page
+    assert "logP (max); TPSA (min)" in page and str(molecules) in page and page.count("class='legend'") >= 3
 
 
 def test_interrupted_screening_goes_on(tmp_path, molecules):
