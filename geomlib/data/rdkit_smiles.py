@@ -48,13 +48,13 @@ def smiles_problem(smiles: str) -> str:
     silence = BlockLogs()
     try:
         molecule = Chem.MolFromSmiles(smiles, sanitize=False)
+        if molecule is None:
+            return "it can't be read as SMILES (a symbol, a bracket or a ring bond is not right)"
+        if molecule.GetNumAtoms() == 0:
+            return "it has no atoms"
+        issues = [" ".join(str(issue.Message()).split()) for issue in DetectChemistryProblems(molecule)]
     finally:
         del silence
-    if molecule is None:
-        return "it can't be read as SMILES (a symbol, a bracket or a ring bond is not right)"
-    if molecule.GetNumAtoms() == 0:
-        return "it has no atoms"
-    issues = [" ".join(str(issue.Message()).split()) for issue in DetectChemistryProblems(molecule)]
     return "; ".join(issues) or "RDKit can't sanitise it"
 
 

@@ -56,7 +56,7 @@ class DirectionalCG(CouplingProduct):
         factors: Sequence[Tensor] = [] if weight is None else weight.unbind(0)
         for position, (i, members) in enumerate(self._groups):
             dim = self.irreps[0][i].dim
-            matrices = (self.get_buffer(f"matrix_{position}") @ y).view(-1, dim, rows).permute(2, 0, 1)
+            matrices = (self.get_buffer(f"matrix_{position}") @ y).unflatten(0, (-1, dim)).permute(2, 0, 1)
             columns = torch.bmm(matrices, parts[i].transpose(0, 1))  # [rows, Σ m3, channels]
             outs = [self.paths[number].out for number in members]
             for number, out, block in zip(
