@@ -39,7 +39,7 @@ def main() -> int:
     keep_freed_memory()
 
     from geomlib.apply.ase import Calculator
-    from geomlib.apply.batched_dynamics import Simulated, simulate_batched
+    from geomlib.apply.batched.dynamics import Simulated, simulate_batched
     from geomlib.apply.dynamics import Settings
     from geomlib.apply.structures import read_structures
 

@@ -15,8 +15,7 @@ from geomlib.apply.embedding_map import EmbeddingMap, embedding_map
 from geomlib.apply.hidden_states import LayerStates, layer_states
 from geomlib.apply.predict import Predictor
 from geomlib.apply.probes import DEFAULT_PROPERTIES, Probe, described, probe_layers
-from geomlib.apply.report import write_page
-from geomlib.apply.report_interpretability import (
+from geomlib.apply.report.interpretability import (
     Coloring,
     attribution_section,
     map_plot,
@@ -24,7 +23,8 @@ from geomlib.apply.report_interpretability import (
     probe_section,
     surprise_section,
 )
-from geomlib.apply.report_parts import Fact, Section
+from geomlib.apply.report.page import write_page
+from geomlib.apply.report.parts import Fact, Section
 from geomlib.apply.surprise import Surprise, token_surprise
 from geomlib.apply.vector_graphics import standalone
 from geomlib.errors import ConfigError, DataError

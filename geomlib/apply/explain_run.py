@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from geomlib.apply.explain import explain, explanation_sections
 from geomlib.apply.predict import Predictor
-from geomlib.apply.report_interpretability import Coloring
-from geomlib.apply.report_parts import Section
+from geomlib.apply.report.interpretability import Coloring
+from geomlib.apply.report.parts import Section
 from geomlib.apply.run_folder import RunFolder
 from geomlib.data.cards import CardStore
 from geomlib.data.molecules import to_smiles

@@ -12,7 +12,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from geomlib.apply.orbitals import mean_field, pyscf_molecule
+from geomlib.apply.orbitals.fock import mean_field, pyscf_molecule
 from geomlib.data.graph import GraphData
 from geomlib.data.hamiltonians import MATRIX_FIELDS
 from geomlib.errors import DataError, FileFormatError, GeomlibError

@@ -9,7 +9,7 @@ from ase import Atoms
 from torch import Tensor
 
 from geomlib.apply.ase import Calculator
-from geomlib.apply.batched import StructureBatch, admit
+from geomlib.apply.batched.batch import StructureBatch, admit
 from geomlib.apply.budget import Budget
 from geomlib.errors import DataError, MissingExtra
 from geomlib.files.manifest import AnyNet

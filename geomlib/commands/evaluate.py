@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     if is_table(args.data):
         return evaluate_table(args)
     from geomlib.apply.evaluate import Pairs, evaluate
-    from geomlib.apply.report import write_evaluation
+    from geomlib.apply.report.page import write_evaluation
 
     keys = _pairs(args.key, "--key")
     store = _open(args.data, keys, _pairs(args.unit, "--unit"), args.split)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from geomlib.apply.report_interpretability import Coloring
+    from geomlib.apply.report.interpretability import Coloring
     from geomlib.data.tables import TableStore
 
 __all__ = ["configure", "run"]
@@ -117,7 +117,7 @@ def _column(name: str, rows: list[str], table: "TableStore | None") -> list[str]
 
 
 def _coloring(name: str, rows: list[str], table: "TableStore | None") -> "Coloring":
-    from geomlib.apply.report_interpretability import Coloring
+    from geomlib.apply.report.interpretability import Coloring
 
     words = _column(name, rows, table)
     if words is None:

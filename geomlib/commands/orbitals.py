@@ -29,9 +29,9 @@ def run(args: argparse.Namespace) -> int:
     """Carry out `geomlib orbitals`."""
     import numpy as np
 
-    from geomlib.apply.orbitals import HARTREE_EV, FockPredictor, write_cubes
-    from geomlib.apply.orbitals_plot import plot_levels
-    from geomlib.apply.orbitals_shape import plot_frontier
+    from geomlib.apply.orbitals.fock import HARTREE_EV, FockPredictor, write_cubes
+    from geomlib.apply.orbitals.plot import plot_levels
+    from geomlib.apply.orbitals.shape import plot_frontier
     from geomlib.apply.structures import read_structure
 
     atoms = read_structure(args.structure)

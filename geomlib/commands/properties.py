@@ -38,7 +38,7 @@ def evaluate_table(args: argparse.Namespace) -> int:
     """Carry out `geomlib evaluate` on a table."""
     from geomlib.apply.evaluate_properties import evaluate_properties
     from geomlib.apply.predict import Predictor
-    from geomlib.apply.report_properties import write_property_evaluation
+    from geomlib.apply.report.properties import write_property_evaluation
     from geomlib.data.stores import Store, SubsetStore
     from geomlib.data.table_splits import ColumnSplit
     from geomlib.data.tables import TableStore

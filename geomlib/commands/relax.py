@@ -18,7 +18,7 @@ from geomlib.errors import ConfigError
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from geomlib.apply.batched_waiting import Failure
+    from geomlib.apply.batched.waiting import Failure
     from geomlib.apply.relax import Relaxation, RelaxSettings
 
 __all__ = ["configure", "run"]
@@ -125,7 +125,7 @@ def _one_by_one(
 def _at_once(
     args: argparse.Namespace, structures: "list[Atoms]", settings: "RelaxSettings", output: str
 ) -> "list[Relaxation | Failure]":
-    from geomlib.apply.batched_relax import relax_all_batched
+    from geomlib.apply.batched.relax import relax_all_batched
 
     line = ProgressLine(len(structures), "structure")
 
@@ -141,7 +141,7 @@ def _at_once(
 
 
 def _status(result: "Relaxation | Failure") -> str:
-    from geomlib.apply.batched_waiting import Failure
+    from geomlib.apply.batched.waiting import Failure
 
     if isinstance(result, Failure):
         return "failed"
@@ -182,7 +182,7 @@ def _report(args: argparse.Namespace, results: "list[Relaxation | Failure]", out
 
 def _line(args: argparse.Namespace, result: "Relaxation | Failure") -> str:
     """A structure's line of the report."""
-    from geomlib.apply.batched_waiting import Failure
+    from geomlib.apply.batched.waiting import Failure
 
     formula = result.atoms.get_chemical_formula()
     if isinstance(result, Failure):

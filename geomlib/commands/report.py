@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `geomlib report`."""
-    from geomlib.apply.report import write_report
+    from geomlib.apply.report.page import write_report
 
     file = write_report(args.run, args.output, args.md, explain=not args.no_explain)
     if args.json:

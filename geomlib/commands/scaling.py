@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from geomlib.commands.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from geomlib.apply.scaling import Band, Scaling
+    from geomlib.apply.scaling.bayesian import Band, Scaling
 
 __all__ = ["configure", "run"]
 
@@ -40,9 +40,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `geomlib scaling`."""
-    from geomlib.apply.scaling import fit_scaling
-    from geomlib.apply.scaling_plot import plot
-    from geomlib.apply.scaling_runs import read_runs
+    from geomlib.apply.scaling.bayesian import fit_scaling
+    from geomlib.apply.scaling.plot import plot
+    from geomlib.apply.scaling.runs import read_runs
 
     runs = read_runs(args.runs)
     draws = 0 if args.point_only else args.draws

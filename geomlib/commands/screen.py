@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from geomlib.apply.screen import ScreenResult
+    from geomlib.apply.screen.run import ScreenResult
 
 __all__ = ["configure", "run"]
 
@@ -77,9 +77,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `geomlib screen`."""
-    from geomlib.apply.screen import ScreenPlan, screen
-    from geomlib.apply.screen_plan import DEFAULT_PROPERTIES
-    from geomlib.apply.screen_ranking import parse_objective
+    from geomlib.apply.screen.plan import DEFAULT_PROPERTIES
+    from geomlib.apply.screen.ranking import parse_objective
+    from geomlib.apply.screen.run import ScreenPlan, screen
 
     plan = ScreenPlan(
         standardize=tuple(args.standardize),
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     finally:
         line.close()
     if args.report:
-        from geomlib.apply.screen_page import write_screen_page
+        from geomlib.apply.screen.page import write_screen_page
 
         write_screen_page(result, args.report)
     if args.json:
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _references(given: list[str]) -> tuple[str, ...]:
     """SMILES, and those of files."""
-    from geomlib.apply.screen_reading import MoleculeFile
+    from geomlib.apply.screen.reading import MoleculeFile
 
     found: list[str] = []
     for text in given:

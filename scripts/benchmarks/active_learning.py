@@ -41,7 +41,7 @@ from geomlib import Calculator
 from geomlib.apply.calibration import ForceUncertainty, calibration
 from geomlib.apply.committee import model_deviation
 from geomlib.apply.pool import pick
-from geomlib.apply.report_uncertainty import calibration_plot
+from geomlib.apply.report.uncertainty import calibration_plot
 from geomlib.cli import main as geomlib
 from geomlib.data.atoms import from_atoms, to_atoms
 from geomlib.data.cards import CardStore

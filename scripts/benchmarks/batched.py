@@ -56,7 +56,7 @@ def frames(count: int) -> list[Any]:
 
 def relaxations(calculator: Any, structures: list[Any], torch_sim: bool) -> dict[str, dict[str, float]]:
     """Rows of the table of relaxations."""
-    from geomlib.apply.batched_relax import relax_batched
+    from geomlib.apply.batched.relax import relax_batched
     from geomlib.apply.relax import RelaxSettings, relax
 
     rows: dict[str, dict[str, float]] = {}
@@ -137,7 +137,7 @@ def dynamics(calculator: Any, count: int, steps: int, torch_sim: bool) -> dict[s
     import numpy as np
     from ase import units
 
-    from geomlib.apply.batched_dynamics import simulate_batched
+    from geomlib.apply.batched.dynamics import simulate_batched
     from geomlib.apply.dynamics import Settings, Simulation
 
     structures = frames(2 * count)[:count]

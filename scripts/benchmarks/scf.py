@@ -14,7 +14,7 @@ import time
 import numpy as np
 from ase import Atoms
 
-from geomlib.apply.orbitals import FockPredictor, mean_field
+from geomlib.apply.orbitals.fock import FockPredictor, mean_field
 from geomlib.data.hamiltonians import HamiltonianStore
 from geomlib.data.splits import parse_indices
 

@@ -18,8 +18,8 @@ import sys
 from pathlib import Path
 
 from geomlib.apply.screen import ScreenPlan, screen
-from geomlib.apply.screen_page import write_screen_page
-from geomlib.apply.screen_ranking import Objective
+from geomlib.apply.screen.page import write_screen_page
+from geomlib.apply.screen.ranking import Objective
 
 SOLVENTS = """\
 smiles,boiling_point,donor_number

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 from geomlib.apply.screen import ScreenPlan, screen
-from geomlib.apply.screen_page import write_screen_page
-from geomlib.apply.screen_ranking import Objective
+from geomlib.apply.screen.page import write_screen_page
+from geomlib.apply.screen.ranking import Objective
 
 GROUPS = {"fruity": "[CX4][CX3](=O)O[CX4]", "green": "[CX4]C=CC", "sulfurous": "[SX2]", "floral": "c1ccccc1[CX4]"}
 """Note → SMARTS of the groups that stand for it in the made-up table."""

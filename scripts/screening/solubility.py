@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 from geomlib.apply.screen import ScreenPlan, screen
-from geomlib.apply.screen_page import write_screen_page
-from geomlib.apply.screen_ranking import Objective
+from geomlib.apply.screen.page import write_screen_page
+from geomlib.apply.screen.ranking import Objective
 
 EMBEDDED = Path(__file__).parents[2] / "datasets" / "calculated-properties" / "table.csv"
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from geomlib.apply.scaling import fit_scaling
-from geomlib.apply.scaling_fit import point_fit
-from geomlib.apply.scaling_law import Law, optimum
-from geomlib.apply.scaling_runs import read_runs
+from geomlib.apply.scaling.law import Law, optimum
+from geomlib.apply.scaling.point_fit import point_fit
+from geomlib.apply.scaling.runs import read_runs
 
 FOLDER = Path(__file__).parents[3] / "shared" / "data" / "mist_parity"
 if not FOLDER.is_dir():

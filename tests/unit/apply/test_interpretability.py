@@ -16,7 +16,7 @@ from geomlib.apply.linear_probe import LogisticProbe, RidgeProbe
 from geomlib.apply.molecule_drawing import color_of, draw_atoms
 from geomlib.apply.predict import Predictor
 from geomlib.apply.probes import described, probe_layers
-from geomlib.apply.report_interpretability import Coloring, map_plot
+from geomlib.apply.report.interpretability import Coloring, map_plot
 from geomlib.apply.surprise import token_surprise
 from geomlib.cli import main
 from geomlib.data.cards import find_cards

@@ -11,7 +11,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 from geomlib.apply.ase import Calculator
-from geomlib.apply.batched_relax import relax_batched
+from geomlib.apply.batched.relax import relax_batched
 from geomlib.apply.relax import RelaxSettings
 from geomlib.apply.torchsim import torchsim_model
 from geomlib.errors import DataError, MissingExtra
