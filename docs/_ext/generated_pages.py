@@ -270,7 +270,8 @@ def command_pages() -> str:
 
 def summary(module: str) -> str:
     """First line of a module's docstring, without importing it."""
-    path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+    path = ROOT.joinpath(*module.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     return " ".join(text.split("\n\n", 1)[0].split())
 
