@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ase.build import molecule
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -88,3 +89,35 @@ def run_process(folder: Path, code: str, *, environment=None) -> subprocess.Comp
 def process(here):
     """`run_process` in the working directory."""
     return lambda code, **options: run_process(here, code, **options)
+
+
+@pytest.fixture
+def checkpoint():
+    """What the last checkpoint of a run holds."""
+
+    def read(folder):
+        return torch.load(Path(folder) / "checkpoints" / "last.ckpt", weights_only=True)
+
+    return read
+
+
+@pytest.fixture
+def same():
+    """A check that two trees of plain values and tensors are equal bit for bit."""
+
+    def same(a, b, path=""):
+        assert type(a) is type(b), path
+        if isinstance(a, dict):
+            assert a.keys() == b.keys(), path
+            for key in a:
+                same(a[key], b[key], f"{path}/{key}")
+        elif isinstance(a, list | tuple):
+            assert len(a) == len(b), path
+            for k, (x, y) in enumerate(zip(a, b, strict=True)):
+                same(x, y, f"{path}/{k}")
+        elif isinstance(a, torch.Tensor):
+            assert a.dtype == b.dtype and torch.equal(a, b), path
+        else:
+            assert a == b, path
+
+    return same

@@ -52,17 +52,13 @@ def joint(here):
     return here
 
 
-def checkpoint(folder):
-    return torch.load(Path(folder) / "checkpoints" / "last.ckpt", weights_only=True)
-
-
 def rows(folder, after):
     with (Path(folder) / "metrics.csv").open() as file:
         found = [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
     return sorted((row for row in found if int(row["step"]) >= after), key=lambda row: (int(row["step"]), sorted(row)))
 
 
-def test_a_killed_run_goes_on_as_if_nothing_had_been(joint, process):
+def test_a_killed_run_goes_on_as_if_nothing_had_been(joint, process, checkpoint):
     words = ["-c", "joint.yaml", OFTEN, "--folder"]
     done = process(KILLER.format(words=[*words, "stopped"]))
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -83,7 +79,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(joint, process):
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_at_the_same_global_batch(joint, process):
+def test_two_processes_equal_one_at_the_same_global_batch(joint, process, checkpoint):
     words = ["fit", "-c", "joint.yaml", "--trainer.max_epochs", "1", "--model.net.precision", "float64"]
     done = process(TWO.format(words=[*words, "--folder", "two", "--trainer.devices", "2"]))
     assert done.returncode == 0, done.stderr

@@ -30,27 +30,6 @@ def words(folder, *more):
     return ["-c", "tiny.yaml", "--folder", folder, EMA, OFTEN, *more]
 
 
-def checkpoint(folder):
-    return torch.load(Path(folder) / "checkpoints" / "last.ckpt", weights_only=True)
-
-
-def same(a, b, path=""):
-    """Whether two trees of plain values and tensors are equal bit for bit."""
-    assert type(a) is type(b), path
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), path
-        for key in a:
-            same(a[key], b[key], f"{path}/{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), path
-        for k, (x, y) in enumerate(zip(a, b, strict=True)):
-            same(x, y, f"{path}/{k}")
-    elif isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype and torch.equal(a, b), path
-    else:
-        assert a == b, path
-
-
 def rows(folder, after):
     """Logged numbers of the steps after `after`."""
     with (Path(folder) / "metrics.csv").open() as file:
@@ -58,24 +37,37 @@ def rows(folder, after):
     return [row for row in found if int(row["step"]) >= after]
 
 
-def compare(straight, resumed, after):
-    a, b = checkpoint(straight), checkpoint(resumed)
-    for key in ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers", "meters"):
-        same(a[key], b[key], key)
-    assert a["global_step"] == b["global_step"] and a["epoch"] == b["epoch"]
-    loaders = [content["loops"]["fit_loop"]["state_dict"]["combined_loader"] for content in (a, b)]
-    assert loaders[0] == loaders[1]
-    best = [content["callbacks"]["Checkpoints"]["best_score"] for content in (a, b)]
-    assert best[0] == best[1]
-    key = lambda row: (int(row["step"]), sorted(row))  # noqa: E731
-    assert sorted(rows(straight, after), key=key) == sorted(rows(resumed, after), key=key)
-    assert rows(resumed, after)
+@pytest.fixture
+def compare(checkpoint, same):
+    """A check that two runs have the same last checkpoint, and the same numbers after a step."""
+
+    def compare(straight, resumed, after):
+        a, b = checkpoint(straight), checkpoint(resumed)
+        for key in (
+            "state_dict",
+            "current_model_state",
+            "averaging_state",
+            "optimizer_states",
+            "lr_schedulers",
+            "meters",
+        ):
+            same(a[key], b[key], key)
+        assert a["global_step"] == b["global_step"] and a["epoch"] == b["epoch"]
+        loaders = [content["loops"]["fit_loop"]["state_dict"]["combined_loader"] for content in (a, b)]
+        assert loaders[0] == loaders[1]
+        best = [content["callbacks"]["Checkpoints"]["best_score"] for content in (a, b)]
+        assert best[0] == best[1]
+        key = lambda row: (int(row["step"]), sorted(row))  # noqa: E731
+        assert sorted(rows(straight, after), key=key) == sorted(rows(resumed, after), key=key)
+        assert rows(resumed, after)
+
+    return compare
 
 
 @pytest.mark.parametrize(
     ("name", "step"), [("SIGKILL", 13), ("SIGTERM", 13)], ids=["killed in mid-epoch", "asked to stop in mid-epoch"]
 )
-def test_a_stopped_process_goes_on_as_if_nothing_had_been(here, process, name, step):
+def test_a_stopped_process_goes_on_as_if_nothing_had_been(here, process, name, step, compare, checkpoint):
     done = process(KILLER.format(step=step, signal=name, words=words("stopped")))
     assert done.returncode == (-signal.SIGKILL if name == "SIGKILL" else 143), done.stderr
     saved = checkpoint("stopped")["global_step"]
@@ -88,7 +80,7 @@ def test_a_stopped_process_goes_on_as_if_nothing_had_been(here, process, name, s
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_run_that_ended_goes_on_to_more_epochs(here, workers):
+def test_a_run_that_ended_goes_on_to_more_epochs(here, workers, compare):
     steps = ["--trainer.max_epochs", "2", "--model.schedule", "Constant"]
     more = ["--data.num_workers", str(workers)]
     assert main(["fit", *words("first", *steps, *more)]) == 0
@@ -98,7 +90,7 @@ def test_a_run_that_ended_goes_on_to_more_epochs(here, workers):
     compare("straight", "resumed", 16)
 
 
-def test_typed_values_hold_and_a_changed_learning_rate_is_said(here, capfd):
+def test_typed_values_hold_and_a_changed_learning_rate_is_said(here, capfd, checkpoint):
     assert main(["fit", *words("first", "--trainer.max_epochs", "1")]) == 0
     capfd.readouterr()
     more = ("--model.optimizer.lr", "0.02", "--model.optimizer.weight_decay", "0.5", "--data.batch_size", "4")
@@ -111,7 +103,7 @@ def test_typed_values_hold_and_a_changed_learning_rate_is_said(here, capfd):
     assert "moments" not in said
 
 
-def test_auto_finds_the_latest_checkpoint_of_the_recipe(here, capfd):
+def test_auto_finds_the_latest_checkpoint_of_the_recipe(here, capfd, checkpoint):
     assert main(["fit", "-c", "tiny.yaml", "--resume", "auto", "--trainer.max_epochs", "1"]) == 0
     assert "no checkpoint below runs/tiny" in capfd.readouterr().err
     assert main(["fit", "-c", "tiny.yaml", "--resume", "auto", "--trainer.max_epochs", "2"]) == 0

@@ -1,7 +1,5 @@
 """Paths that are chosen in three phases and then gone: resumed in any phase bit for bit, and equal on two processes."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -28,26 +26,6 @@ def fit(folder, steps, *more):
     return [*words, "--model.net.pair_sparsity", "0.3", "--trainer.enable_progress_bar", "false", OFTEN, *more]
 
 
-def checkpoint(folder):
-    return torch.load(Path(folder) / "checkpoints" / "last.ckpt", weights_only=True)
-
-
-def same(a, b, path=""):
-    """Whether two trees of plain values and tensors are equal bit for bit."""
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), path
-        for key in a:
-            same(a[key], b[key], f"{path}/{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), path
-        for k, (x, y) in enumerate(zip(a, b, strict=True)):
-            same(x, y, f"{path}/{k}")
-    elif isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype and torch.equal(a, b), path
-    else:
-        assert a == b, path
-
-
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -55,7 +33,7 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("average", [[], [EMA]], ids=["plain", "averaged"])
-def test_every_phase_is_taken_up_bit_for_bit(folder, average):
+def test_every_phase_is_taken_up_bit_for_bit(folder, average, checkpoint, same):
     assert main(fit("straight", 10, *average)) == 0
     straight = checkpoint("straight")
     kept = straight["geomlib"]["config"]["kept_paths"]
@@ -80,7 +58,7 @@ def test_every_phase_is_taken_up_bit_for_bit(folder, average):
     assert checkpoint("tuned")["geomlib"]["config"]["kept_paths"] == kept
 
 
-def test_two_processes_choose_the_same_paths_and_go_on_alike(folder, process):
+def test_two_processes_choose_the_same_paths_and_go_on_alike(folder, process, checkpoint):
     done = process(DRIVER.format(words=fit("two", 10, *PRECISE, "--data.batch_size", "8", "--trainer.devices", "2")))
     assert done.returncode == 0, done.stderr
     assert main(fit("one", 10, *PRECISE, "--data.batch_size", "16")) == 0
