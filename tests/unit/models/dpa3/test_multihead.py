@@ -282,10 +282,14 @@ def test_a_dataset_code_can_become_a_bias_and_room_for_one_be_made(make, make_li
 
 
 def test_biases_of_a_data_set_act_in_every_hidden_layer(make, batch):
-    net = make("biases").eval()
+    net = make("biases", fitting_layers=[16, 12, 12]).eval()
     graph = batch(net.spec)
     before = net(graph)["energy"]
-    assert len(net.fitting.dataset_biases) == len(net.config["fitting_layers"]) - 1 > 0
+    assert len(net.fitting.dataset_biases) == 2
+    fresh = torch.cat(
+        [net.fitting.layers[0].weight[:, -3:].flatten(), *(row.flatten() for row in net.fitting.dataset_biases)]
+    )
+    assert 0.4 < float(fresh.detach().std()) < 0.6  # heads begin apart
     position = net.position("water")
     for biases in net.fitting.dataset_biases:
         with torch.no_grad():

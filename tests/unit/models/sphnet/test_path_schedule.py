@@ -258,7 +258,9 @@ def test_an_optimizer_goes_on_with_what_is_left(kind):
     powers = {"exp_avg": 1, "momentum_buffer": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2}
     for name, value in state.items():
         if value is not None:
-            assert torch.allclose(optimizer.state[new][name], value[columns] / factors ** powers[name], rtol=1e-12)
+            assert value[columns].abs().max() > 0 or name == "max_exp_avg_sq"
+            expected = value[columns] / factors ** powers[name]
+            assert torch.allclose(optimizer.state[new][name], expected, rtol=1e-12, atol=0.0)  # squares are tiny
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     assert held == {id(parameter) for parameter in net.parameters()}
     assert {id(parameter) for parameter in optimizer.state} <= held
