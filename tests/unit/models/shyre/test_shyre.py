@@ -175,6 +175,19 @@ def test_relabelling_nodes_changes_nothing_but_the_names():
     assert max(abs(tables[0][key] - tables[1][key]) for key in tables[0]) < 1e-5
 
 
+def test_structure_features_do_not_depend_on_names():
+    true = random_hypergraph(5, 20, 60)
+    order = np.random.default_rng(0).permutation(20)
+    named = np.array([not name.startswith("cover_") for name in STRUCTURE_COLUMNS])  # random covers go by names
+    tables = []
+    for hypergraph, names in ((true, order), (true.relabelled(order), np.arange(20))):
+        graph = hypergraph.project()
+        rows = structure_features(graph, maximal_cliques(graph), hypergraph)[:, named]
+        tables.append({frozenset(names[list(each)].tolist()): row for each, row in zip(hypergraph, rows, strict=True)})
+    assert tables[0].keys() == tables[1].keys()
+    assert all(np.allclose(tables[0][key], tables[1][key], rtol=1e-12) for key in tables[0])
+
+
 def test_published_system_selects_columns():
     net = SHyRe.published("motif", budget=200)
     assert (net.members, net.config["hidden"], net.direct) == (1, [100], None)
