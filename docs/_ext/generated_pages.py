@@ -48,6 +48,7 @@ MODULES = {
         "geomlib.data.hamiltonians",
         "geomlib.data.hamiltonian_databases",
         "geomlib.data.hamiltonian_splits",
+        "geomlib.data.theory",
         "geomlib.data.plain_pickle",
         "geomlib.data.orbitals",
         "geomlib.units",

@@ -368,6 +368,11 @@ class CardStore(Store):
         return self.store.sizes
 
     @property
+    def members(self) -> list[Store]:
+        """See `Store`."""
+        return self.store.members
+
+    @property
     def content_hash(self) -> str:
         """See `Store`."""
         return self.store.content_hash

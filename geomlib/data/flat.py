@@ -30,12 +30,16 @@ _HEADER = "header.json"
 _COMPACT = {"atomic_number": "uint8", "edge_index": "int32", "line_index": "int32", "edge_shift": "int16"}
 """Dtype in the file where it is narrower than in memory and still exact; a value that does not fit is refused."""
 
+_THEORY = ("basis", "functional")
+"""Entries of the header that say what Kohn-Sham matrices were made with; left out where nothing is said."""
+
 
 class FlatStore(Store):
     """Graphs in a folder of memory-mapped `.npy` files with a JSON header, or in one `.npz` file.
 
     Rows of all graphs stand one after the other; `<level>_offset` says where each graph begins. Index fields are stored
-    one row an item. `batch` gathers the rows of many graphs at once.
+    one row an item. `batch` gathers the rows of many graphs at once. The functional and basis set of Kohn-Sham matrices
+    stand in the header, where all that were written have the same.
 
     Args:
         path: folder or `.npz` file that `FlatStore.write` made.
@@ -60,6 +64,7 @@ class FlatStore(Store):
         wanted = set(stored if fields is None else [*fields, *DESCRIBING_FIELDS])
         self.fields = tuple(name for name in stored if name in wanted)
         self.partial = tuple(name for name in self.header.get("partial", ()) if name in wanted)
+        self.basis, self.functional = (str(self.header.get(name, "")) for name in _THEORY)
         self._factors = {name: self._factor(name) for name in self.fields}
         self._check_arrays()
 
@@ -270,6 +275,7 @@ def _write_folder(
     for name, writer in writers.items():
         unit = FIELDS[name].unit if FIELDS[name].unit != "card" else units.get(name, "1")
         entries[name] = {"dtype": str(writer.dtype), "shape": [writer.rows, *writer.item_shape], "unit": unit}
+    said = {name: {getattr(member, name) for member in store.members} for name in _THEORY}
     return {
         "format": _FORMAT,
         "schema": _SCHEMA,
@@ -278,6 +284,7 @@ def _write_folder(
         "fields": entries,
         "partial": list(store.partial),
         "content_hash": digest.hexdigest(),
+        **{name: values.pop() for name, values in said.items() if len(values) == 1 and "" not in values},
     }
 
 

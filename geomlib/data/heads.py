@@ -76,6 +76,11 @@ class HeadStore(Store):
         return torch.cat([store.sizes for _, store in self.stores])
 
     @property
+    def members(self) -> list[Store]:
+        """See `Store`."""
+        return [member for _, store in self.stores for member in store.members]
+
+    @property
     def content_hash(self) -> str:
         """See `Store`."""
         text = " ".join(f"{head} {store.content_hash}" for head, store in self.stores)

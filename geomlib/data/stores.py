@@ -41,10 +41,14 @@ class Store(ABC):
     Attributes:
         fields: fields that every graph carries.
         partial: fields among them that are NaN where a label is missing.
+        basis: basis set of Kohn-Sham matrices; empty where there are none or it is not said.
+        functional: what they were made with, in PySCF's words; empty likewise.
     """
 
     fields: tuple[str, ...] = ()
     partial: tuple[str, ...] = ()
+    basis: str = ""
+    functional: str = ""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -68,6 +72,11 @@ class Store(ABC):
     def batch(self, indices: Sequence[int]) -> GraphData:
         """The graphs at `indices` as one batch; equal to `collate([store[i] for i in indices])`."""
         return collate([self[int(index)] for index in indices])
+
+    @property
+    def members(self) -> "list[Store]":
+        """The stores that this one is made of, down to those that are not made of others."""
+        return [self]
 
     @property
     def content_hash(self) -> str:
@@ -181,6 +190,11 @@ class ConcatStore(Store):
         return torch.cat([store.sizes for store in self.stores])
 
     @property
+    def members(self) -> list[Store]:
+        """See `Store`."""
+        return [member for store in self.stores for member in store.members]
+
+    @property
     def content_hash(self) -> str:
         """See `Store`."""
         return hashlib.sha256(" ".join(store.content_hash for store in self.stores).encode()).hexdigest()
@@ -223,6 +237,11 @@ class SubsetStore(Store):
     def sizes(self) -> Int[Tensor, " graphs"]:
         """See `Store`."""
         return self.store.sizes[self.indices]
+
+    @property
+    def members(self) -> list[Store]:
+        """See `Store`."""
+        return self.store.members
 
     @property
     def content_hash(self) -> str:

@@ -1,5 +1,6 @@
 """`HamiltonianTask`: nets that predict Kohn-Sham matrices."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
@@ -10,8 +11,11 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from geomlib.data.graph import GraphData
+from geomlib.data.theory import check_theory, plain_basis, plain_functional
+from geomlib.errors import ConfigError
 from geomlib.files.checkpoint import checkpoint_manifest
 from geomlib.files.header import split_head
+from geomlib.files.manifest import bare_net
 from geomlib.files.modelfile import read_manifest
 from geomlib.models.base import Net
 from geomlib.models.sphnet.compaction import carry_over
@@ -25,6 +29,8 @@ from geomlib.tasks.schedule import Schedule
 
 __all__ = ["HamiltonianTask"]
 
+logger = logging.getLogger(__name__)
+
 _MICRO = 1e6
 _ORBITAL_METRICS = ("occupied", "homo", "lumo", "gap", "cosine", "subspace")
 
@@ -36,6 +42,10 @@ class HamiltonianTask(Task):
     given (`geomlib.tasks.hamiltonian_terms`: blocks, wavefunction alignment). Where the data hold overlaps, the test
     also compares the orbitals of both matrices: errors of occupied, HOMO and LUMO energies and of the gap [Hartree],
     |cos| of coefficients and the overlap of the occupied spaces.
+
+    The functional and basis set that the stores and a checkpoint say have to be those of the net, in a fit, a test and
+    a prediction (`geomlib.data.theory`); a store that doesn't say is named once in the log. A fit may start from a file
+    of another functional, which is logged, not of another basis set.
 
     Args:
         net: predicts `hamiltonian`.
@@ -71,21 +81,73 @@ class HamiltonianTask(Task):
             learning_rates=learning_rates,
         )
         self._orbitals = Meter(_ORBITAL_METRICS)
+        self._said: set[str] = set()
+
+    # ---------------------------------------------------------------- functional and basis set
+
+    @property
+    def _theory(self) -> tuple[str, str] | None:
+        """Basis set and functional of the net; None where its configuration has no such words."""
+        config: Mapping[str, Any] = bare_net(self.net)[0].config
+        return (config["basis"], config["functional"]) if {"basis", "functional"} <= config.keys() else None
+
+    def _check_data(self) -> None:
+        data = self._data()
+        if data is None or self._theory is None:
+            return
+        stores = [store for store in (data.store, data.val_store, data.test_store) if store is not None]
+        for line in dict.fromkeys(line for store in stores for line in check_theory(store, *self._theory)):
+            if line not in self._said:
+                logger.warning(line)
+                self._said.add(line)
+
+    def _check_start(self, manifest: Mapping[str, Any], where: str) -> None:
+        theirs = manifest.get("config", {})
+        if self._theory is None or not {"basis", "functional"} <= theirs.keys():
+            return  # another family, which is refused when its weights are taken
+        basis, functional = self._theory
+        if plain_basis(theirs["basis"]) != plain_basis(basis):
+            raise ConfigError(
+                f"{where}: its net is for the basis set '{theirs['basis']}', the configured one '{basis}'"
+            )
+        if plain_functional(theirs["functional"]) != plain_functional(functional):
+            logger.warning("%s: functional is %s in the file, %s here", where, theirs["functional"], functional)
+
+    def _check_checkpoint(self, manifest: Mapping[str, Any]) -> None:
+        theirs = manifest.get("config", {})
+        if self._theory is None or not {"basis", "functional"} <= theirs.keys():
+            return
+        for what, plain, own in zip(
+            ("basis", "functional"), (plain_basis, plain_functional), self._theory, strict=True
+        ):
+            if plain(theirs[what]) != plain(own):
+                raise ConfigError(
+                    f"the checkpoint's net has {what} '{theirs[what]}', the configured one '{own}': set "
+                    f"model.net.{what}; to learn another functional, start a fit with model.weights"
+                )
 
     # ---------------------------------------------------------------- paths that are gone
 
     def setup(self, stage: str) -> None:
-        """As of every task; a net that starts from a file without the paths it left out has no others either."""
+        """As of every task; a net that starts from a file without the paths it left out has no others either.
+
+        Raises:
+            ConfigError: the matrices of a store were made with another functional or basis set than that of the net, or
+                the file to start from is of another basis set.
+        """
         super().setup(stage)
+        self._check_data()
         if self.start is not None and stage == "fit" and not self.trainer.ckpt_path:
             file, _ = split_head(self.start.weights)
             if file.suffix in (".safetensors", ".ckpt"):
-                read = checkpoint_manifest if file.suffix == ".ckpt" else read_manifest
-                self.take_shape_of(read(file))
+                manifest = (checkpoint_manifest if file.suffix == ".ckpt" else read_manifest)(file)
+                self._check_start(manifest, str(file))
+                self.take_shape_of(manifest)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As of every task; paths that are gone in the checkpoint are gone here before its weights come."""
         super().on_load_checkpoint(checkpoint)
+        self._check_checkpoint(checkpoint.get("geomlib", {}))
         self.take_shape_of(checkpoint.get("geomlib", {}))
 
     def take_shape_of(self, manifest: Mapping[str, Any]) -> None:

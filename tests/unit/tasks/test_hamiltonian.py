@@ -10,7 +10,7 @@ import geomlib
 from geomlib.cli import main
 from geomlib.data.cards import CardStore
 from geomlib.data.graph import collate
-from geomlib.errors import DataError
+from geomlib.errors import ConfigError, DataError
 from geomlib.nn.orbitals import generalised_eigenproblem
 from geomlib.tasks.hamiltonian_terms import HamiltonianTerm
 from geomlib.tasks.matrices import matrices, occupied_orbitals
@@ -112,3 +112,73 @@ def test_an_ion_has_the_orbitals_of_its_electrons(monkeypatch):
     monkeypatch.setattr(Task, "test_step", lambda self, batch, _: self.net(batch))  # what logs needs a trainer
     HamiltonianTask(net).test_step(collate(graphs), 0)
     assert seen == [5, 4]
+
+
+def smoke(*words, verb="fit"):
+    common = ["-c", "sphnet/smoke", "--trainer.max_epochs", "1", "--model.net.channels", "8"]
+    return main([verb, *common, "--trainer.enable_progress_bar", "false", *words])
+
+
+def test_data_of_another_functional_are_refused_wherever_they_come_in(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    refusal = "were made with the functional 'b3lyp5', the net is for 'pbe'"
+    assert smoke("--folder", "other", "--model.net.functional", "pbe") == 1
+    assert refusal in capsys.readouterr().err
+    assert smoke("--folder", "out") == 0
+    assert main(["test", "out"]) == 0
+    capsys.readouterr()
+    assert main(["test", "out", "--model.net.functional", "pbe"]) == 1
+    assert refusal in capsys.readouterr().err
+    start = ("--model.weights", "out/model.safetensors")
+    assert smoke("--folder", "refused", *start, "--model.net.functional", "pbe") == 1
+    assert refusal in capsys.readouterr().err
+    assert smoke("--folder", "tuned", *start, "--model.net.functional", "B3LYPV5") == 0
+    capsys.readouterr()
+    assert smoke("--folder", "third", *start, "--model.net.basis", "def2-svp") == 1
+    assert "with the basis set 'sto-3g', the net is for 'def2-svp'" in capsys.readouterr().err
+
+
+def sample(functional):
+    """The sample of water in memory, with or without a word on its functional."""
+    from geomlib.data.stores import MemoryStore
+
+    store = MemoryStore([CardStore("water-orbitals", "train")[k] for k in range(4)])
+    store.basis, store.functional = "sto-3g", functional
+    return store
+
+
+def fitted(functional, store, checkpoint=None, **options):
+    import lightning
+
+    from geomlib.data.module import GraphDataModule
+    from geomlib.models import SPHNet
+    from geomlib.tasks import HamiltonianTask
+
+    torch.manual_seed(0)
+    task = HamiltonianTask(SPHNet(["H", "O"], basis="sto-3g", functional=functional, channels=8), **options)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = lightning.Trainer(max_steps=1, accelerator="cpu", **quiet)
+    trainer.fit(task, datamodule=GraphDataModule(store, batch_size=4), ckpt_path=checkpoint)
+    return trainer
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's, on few workers and batches
+def test_files_of_another_functional_and_stores_that_say_none(tmp_path, monkeypatch, caplog):
+    from geomlib.models import SPHNet
+
+    monkeypatch.chdir(tmp_path)
+    trainer = fitted("pbe", sample(""))
+    trainer.lightning_module.setup("fit")
+    assert sum("does not say the functional" in row.message for row in caplog.records) == 1
+    geomlib.save(trainer.lightning_module.net, "pbe.safetensors")
+    trainer.save_checkpoint("pbe.ckpt")
+    caplog.clear()
+    fitted("b3lyp5", sample("b3lyp5"), weights="pbe.safetensors")
+    assert [row.message for row in caplog.records if "functional" in row.message] == [
+        "pbe.safetensors: functional is pbe in the file, b3lyp5 here"
+    ]
+    geomlib.save(SPHNet(["H", "O"], basis="def2-svp", channels=8), "svp.safetensors")
+    with pytest.raises(ConfigError, match=r"svp\.safetensors: its net is for the basis set 'def2-svp', the configured"):
+        fitted("b3lyp5", sample("b3lyp5"), weights="svp.safetensors")
+    with pytest.raises(ConfigError, match="the checkpoint's net has functional 'pbe', the configured one 'b3lyp5'"):
+        fitted("b3lyp5", sample("b3lyp5"), checkpoint="pbe.ckpt")
