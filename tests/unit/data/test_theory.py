@@ -59,9 +59,7 @@ def test_names_of_one_basis_set_are_one():
 def test_equal_words_pass_and_other_ones_are_refused(tmp_path):
     data = store(tmp_path / "a.h5")
     assert check_theory(data, "sto-3g", "B3LYPV5") == []
-    with pytest.raises(
-        ConfigError, match=r"a\.h5: its matrices were made with the functional 'b3lyp5'.*'pbe'"
-    ):
+    with pytest.raises(ConfigError, match=r"a\.h5: its matrices were made with the functional 'b3lyp5'.*'pbe'"):
         check_theory(data, "sto-3g", "pbe")
     with pytest.raises(ConfigError, match=r"'b3lyp' has VWN_RPA as in PySCF 2\.3 and later"):
         check_theory(data, "sto-3g", "b3lyp")
