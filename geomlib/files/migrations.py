@@ -17,7 +17,16 @@ __all__ = ["MIGRATIONS", "Migration", "migrate"]
 Migration = Callable[[dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any], dict[str, Tensor]]]
 """Pure function (manifest, tensors) → (manifest, tensors) of the next family version; it changes neither argument."""
 
-MIGRATIONS: Mapping[str, Mapping[int, Migration]] = {"dpa3": {}, "dpa3-multihead": {}}
+
+def _sphnet_2(manifest: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Features of pairs had every irrep of both parities, and gates were as wide as these."""
+    config = manifest["config"]
+    irreps = (1 + config["parity"]) * (config["l_max"] + 1)
+    added = {"pair_irreps": "all", "gate_width": irreps * config["channels"]}
+    return {**manifest, "config": {**config, **added}}, tensors
+
+
+MIGRATIONS: Mapping[str, Mapping[int, Migration]] = {"sphnet": {1: _sphnet_2}}
 """Family → version that the step starts from → the step."""
 
 

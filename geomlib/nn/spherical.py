@@ -93,16 +93,18 @@ class NormGate(nn.Module):
     Args:
         irreps: of the feature.
         channels: number of channels.
+        hidden: width between W₁ and W₂; that of the norms by default.
     Inputs: x [components, rows, channels]
     Returns: [components, rows, channels]
     Source: Yu et al. 2023 (arXiv 2306.04922), QHNet.
     """
 
-    def __init__(self, irreps: Sequence[Irrep], channels: int) -> None:
+    def __init__(self, irreps: Sequence[Irrep], channels: int, hidden: int | None = None) -> None:
         super().__init__()
         self.irreps, self.channels = tuple(irreps), channels
         size = len(self.irreps) * channels
-        self.gate = nn.Sequential(nn.Linear(size, size), nn.SiLU(), nn.Linear(size, size))
+        hidden = size if hidden is None else hidden
+        self.gate = nn.Sequential(nn.Linear(size, hidden), nn.SiLU(), nn.Linear(hidden, size))
         self.is_scalar = [_is_scalar(irrep) for irrep in self.irreps]
 
     def forward(self, x: Float[Tensor, "components rows channels"]) -> Float[Tensor, "components rows channels"]:

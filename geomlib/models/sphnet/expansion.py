@@ -10,7 +10,24 @@ from geomlib.nn.constants import ExactConstants
 from geomlib.nn.tensor_product import Irrep
 from geomlib.nn.tensor_product.irreps import wigner_3j
 
-__all__ = ["BlockExpansion"]
+__all__ = ["BlockExpansion", "block_irreps"]
+
+
+def block_irreps(shells: Sequence[int], irreps: Sequence[Irrep]) -> tuple[Irrep, ...]:
+    """Irreps of atoms, and behind them those of the other parity that blocks between shells need.
+
+    Args:
+        shells: number of shells of each degree 0, 1, 2, …
+        irreps: of the atoms, with the parities of spherical harmonics.
+    """
+    present = [degree for degree, count in enumerate(shells) if count]
+    needed = {
+        Irrep(degree, (-1) ** (la + lb))
+        for la in present
+        for lb in present
+        for degree in range(abs(la - lb), la + lb + 1)
+    }
+    return (*irreps, *sorted(needed.difference(irreps)))
 
 
 class BlockExpansion(ExactConstants):

@@ -16,7 +16,7 @@ from geomlib.models.base import Net
 from geomlib.models.sphnet.compaction import Shrunk
 from geomlib.models.sphnet.directions import harmonics_of, pair_vectors
 from geomlib.models.sphnet.entries import hamiltonian_of_blocks
-from geomlib.models.sphnet.expansion import BlockExpansion
+from geomlib.models.sphnet.expansion import BlockExpansion, block_irreps
 from geomlib.models.sphnet.groups import atom_groups
 from geomlib.models.sphnet.interaction import SphericalInteraction
 from geomlib.models.sphnet.normalization import Normalization
@@ -67,6 +67,10 @@ class SPHNet(Net):
         parity: O(3) instead of SO(3); features then have both parities, so that every block stays within reach.
         normalization: `component` or, for published weights, `published`.
         norm: normalise the messages.
+        gate_width: hidden width of the gates behind the four products; by default that of the gates of atoms,
+            (l_max + 1)·channels, as published.
+        pair_irreps: with `parity`, `needed`: features of pairs have the irreps of the atoms and what blocks need of
+            those of the other parity; `all`: all of these, as in model files of version 1.
     Inputs (batch fields): pos [nodes, 3, Å], atomic_number; initial_hamiltonian [entries, Hartree] with `delta`
     Returns: hamiltonian [entries, Hartree], float64, row after row in PySCF's order
     Raises:
@@ -76,7 +80,7 @@ class SPHNet(Net):
     """
 
     family = "sphnet"
-    family_version = 1
+    family_version = 2
     outputs: tuple[str, ...] = ("hamiltonian",)
 
     def __init__(
@@ -108,6 +112,8 @@ class SPHNet(Net):
         parity: bool = True,
         normalization: str = "component",
         norm: bool = False,
+        gate_width: int | None = None,
+        pair_irreps: str = "needed",
     ) -> None:
         super().__init__()
         names = list(elements)
@@ -126,6 +132,11 @@ class SPHNet(Net):
             raise ConfigError(f"SPHNet kept_paths has {len(kept_paths)} lists: expected one for each of four products")
         if normalization not in ("component", "published"):
             raise ConfigError(f"SPHNet normalization='{normalization}': expected component or published")
+        if gate_width is not None and gate_width < 1:
+            raise ConfigError(f"SPHNet gate_width={gate_width}: expected at least 1")
+        if pair_irreps not in ("needed", "all"):
+            raise ConfigError(f"SPHNet pair_irreps='{pair_irreps}': expected needed or all")
+        gate_width = (l_max + 1) * channels if gate_width is None else gate_width
         self.config = {
             "elements": names,
             "basis": basis,
@@ -153,6 +164,8 @@ class SPHNet(Net):
             "parity": parity,
             "normalization": normalization,
             "norm": norm,
+            "gate_width": gate_width,
+            "pair_irreps": pair_irreps,
         }
         self.elements = names
         self.layout = layout
@@ -163,7 +176,11 @@ class SPHNet(Net):
         constants = Normalization(normalization == "published")
         natural = natural_irreps(l_max)
         atoms = natural if parity else natural_irreps(l_max, parity=False)
-        pairs = (*natural, *(Irrep(irrep.degree, -irrep.parity) for irrep in natural)) if parity else atoms
+        pairs = atoms
+        if parity and pair_irreps == "all":
+            pairs = (*natural, *(Irrep(irrep.degree, -irrep.parity) for irrep in natural))
+        elif parity:
+            pairs = block_irreps(layout.shells, natural)
         self.vectorial = VectorialInteraction(
             channels, short_layers, long_layers, heads, vector_functions, short_cutoff, long_cutoff
         )
@@ -189,6 +206,7 @@ class SPHNet(Net):
                 pairs,
                 channels,
                 residual=residual,
+                gate_width=gate_width,
                 normalization=constants,
                 schedule=schedules[residual],
                 kept=kept[residual],
@@ -201,6 +219,7 @@ class SPHNet(Net):
                 pairs,
                 channels,
                 functions,
+                gate_width=gate_width,
                 normalization=constants,
                 schedule=schedules[2 + residual],
                 kept=kept[2 + residual],

@@ -28,6 +28,7 @@ class DiagonalLayer(nn.Module):
         irreps: of the result.
         channels: number of channels.
         residual: whether x and the layer before are added.
+        gate_width: hidden width of the gate behind the product.
         normalization: constants of the product.
         schedule: of the paths of the product; None keeps all.
         kept: numbers of the paths that are left where the choice was made for good.
@@ -42,6 +43,7 @@ class DiagonalLayer(nn.Module):
         channels: int,
         *,
         residual: bool,
+        gate_width: int,
         normalization: Normalization,
         schedule: PathSchedule | None = None,
         kept: Sequence[int] | None = None,
@@ -52,7 +54,7 @@ class DiagonalLayer(nn.Module):
         self.map_a, self.map_b = (SphericalLinear(irreps_in, channels, channels) for _ in range(2))
         self.product = SparseProduct(irreps_in, irreps, channels, normalization, schedule, kept)
         self.weight = nn.Parameter(torch.randn(len(self.product.paths), channels))
-        self.gate, self.out = NormGate(irreps, channels), SphericalLinear(irreps, channels, channels)
+        self.gate, self.out = NormGate(irreps, channels, gate_width), SphericalLinear(irreps, channels, channels)
 
     def forward(
         self, x: Float[Tensor, "components_in nodes channels"], before: Tensor | None
@@ -84,6 +86,7 @@ class PairLayer(nn.Module):
         irreps: of the result.
         channels: number of channels.
         functions: radial functions.
+        gate_width: hidden width of the gate behind the product.
         normalization: constants of products and nets.
         schedule: of the paths of the product; None keeps all.
         kept: numbers of the paths that are left where the choice was made for good.
@@ -107,6 +110,7 @@ class PairLayer(nn.Module):
         channels: int,
         functions: int,
         *,
+        gate_width: int,
         normalization: Normalization,
         schedule: PathSchedule | None = None,
         kept: Sequence[int] | None = None,
@@ -118,13 +122,15 @@ class PairLayer(nn.Module):
         self.irreps_in, self.mean_scalars, self.both_orders = tuple(irreps_in), mean_scalars, both_orders
         self.invariant_map = SphericalLinear(irreps_in, channels, channels)
         self.gate_in, self.map_in = NormGate(irreps_in, channels), SphericalLinear(irreps_in, channels, channels)
-        self.product = SparseProduct(irreps_in, irreps, channels, normalization, schedule, kept)
+        self.product = SparseProduct(
+            irreps_in, irreps, channels, normalization, schedule, kept, both_orders=both_orders
+        )
         count = len(self.product.paths) * channels
         invariants = (len(irreps_in) + (not mean_scalars)) * channels
         self.of_distance = RadialNet((functions, channels, count), normalization.gain)
         self.of_invariants = nn.Sequential(nn.Linear(invariants, channels), nn.SiLU(), nn.Linear(channels, count))
         self.pair_gate = PairGate(invariants, sparsity) if sparsity else None
-        self.gate, self.out = NormGate(irreps, channels), SphericalLinear(irreps, channels, channels)
+        self.gate, self.out = NormGate(irreps, channels, gate_width), SphericalLinear(irreps, channels, channels)
 
     def invariants(self, x: Tensor, index: Int[Tensor, "2 pairs"]) -> Float[Tensor, "pairs invariants"]:
         """Scalars of both atoms and inner products of their other irreps."""
@@ -151,9 +157,8 @@ class PairLayer(nn.Module):
         h = self.map_in(self.gate_in(x))
         active = self.product.active()
         weight = self._weights(radial, invariants, active)
-        if self.both_orders:
-            index, weight = torch.cat([index, index.flip(0)], dim=1), weight.repeat(1, 2, 1)
-            kept = None if kept is None else torch.cat([kept, kept + pairs])
+        if self.both_orders and kept is not None:
+            kept = torch.cat([kept, kept + pairs])
         y = self.product(h.index_select(1, index[1]), h.index_select(1, index[0]), weight, active)
         y = self.out(self.gate(y))
         if before is None:

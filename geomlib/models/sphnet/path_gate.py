@@ -101,11 +101,12 @@ class SparseProduct(nn.Module):
         normalization: constants of the paths.
         schedule: of the paths; None keeps all that there are.
         kept: numbers of the paths that are left where the choice was made for good, ascending; None for every path.
+        both_orders: make y ⊗ x with the same weights too.
     Inputs:
         x, y: [components_in, rows, channels]
         weight: [active paths, rows, channels]
         active: numbers of those paths, from `active()`; None for all
-    Returns: [components, rows, channels]
+    Returns: [components, rows, channels], with `both_orders` [components, 2·rows, channels], x ⊗ y before y ⊗ x
     """
 
     coefficient: Tensor
@@ -118,10 +119,12 @@ class SparseProduct(nn.Module):
         normalization: Normalization,
         schedule: PathSchedule | None = None,
         kept: Sequence[int] | None = None,
+        *,
+        both_orders: bool = False,
     ) -> None:
         super().__init__()
         self.irreps_in, self.irreps, self.channels = tuple(irreps_in), tuple(irreps), channels
-        self.normalization, self.schedule = normalization, schedule
+        self.normalization, self.schedule, self.both_orders = normalization, schedule, both_orders
         every = all_paths(irreps_in, irreps_in, irreps)
         numbers = _checked(kept, len(every))
         self.paths = tuple(every[number] for number in numbers)
@@ -131,7 +134,7 @@ class SparseProduct(nn.Module):
             factors = normalization.coefficients(every, irreps)
         else:
             factors = self._constants(numbers, every)
-        self.operator = StackedCG((irreps_in, irreps_in, irreps), self.paths, factors)
+        self.operator = StackedCG((irreps_in, irreps_in, irreps), self.paths, factors, both_orders=both_orders)
 
     def active(self) -> Int[Tensor, " active"] | None:
         """Numbers of the paths that take part now."""
@@ -143,7 +146,7 @@ class SparseProduct(nn.Module):
         y: Float[Tensor, "components_in rows channels"],
         weight: Float[Tensor, "active rows channels"],
         active: Int[Tensor, " active"] | None,
-    ) -> Float[Tensor, "components rows channels"]:
+    ) -> Float[Tensor, "components rows_out channels"]:
         """Multiply."""
         shape = x.shape[1:]
         numbers = None
@@ -151,7 +154,7 @@ class SparseProduct(nn.Module):
             numbers = active.tolist()
             weight = weight * self._coefficients(active, numbers).view(-1, 1, 1)
         weight = weight.expand(-1, *shape).flatten(1)
-        return self.operator(x.flatten(1), y.flatten(1), weight, numbers).unflatten(1, shape)
+        return self.operator(x.flatten(1), y.flatten(1), weight, numbers).unflatten(1, (-1, self.channels))
 
     def _coefficients(self, active: Int[Tensor, " active"], numbers: Sequence[int]) -> Float[Tensor, " active"]:
         """Constants of the active paths times their ω, over the mean of those (published: over their sum)."""
@@ -183,7 +186,14 @@ class SparseProduct(nn.Module):
         active = self.schedule.active()
         numbers = active.tolist()
         shares, _ = self._shares(active, numbers)
-        small = SparseProduct(self.irreps_in, self.irreps, self.channels, self.normalization, kept=numbers)
+        small = SparseProduct(
+            self.irreps_in,
+            self.irreps,
+            self.channels,
+            self.normalization,
+            kept=numbers,
+            both_orders=self.both_orders,
+        )
         return small.to(shares), active, shares.detach()
 
 

@@ -54,18 +54,33 @@ class CouplingProduct(ExactConstants):
 
 
 @dataclass(frozen=True)
+class _Term:
+    """A path of a pair of input irreps.
+
+    Args:
+        weight: row of its weight.
+        out: components of the output.
+        swapped: whether it is of y ⊗ x.
+    """
+
+    weight: int
+    out: slice
+    swapped: bool
+
+
+@dataclass(frozen=True)
 class _Plan:
     """Which products of blocks a stacked product makes.
 
     Args:
-        pairs: components of x and of y, and numbers of the weights, for each pair of input irreps.
-        outs: components of the output of each path.
-        dims: components of all irreps of x, y and the output.
+        pairs: components of x and of y, and the paths, for each pair of input irreps.
+        orders: 2 where y ⊗ x is made too.
+        components: of the output.
     """
 
-    pairs: tuple[tuple[slice, slice, tuple[int, ...]], ...]
-    outs: tuple[slice, ...]
-    dims: tuple[tuple[int, ...], ...]
+    pairs: tuple[tuple[slice, slice, tuple[_Term, ...]], ...]
+    orders: int
+    components: int
 
 
 class StackedCG(CouplingProduct):
@@ -73,19 +88,33 @@ class StackedCG(CouplingProduct):
 
     Weights act on what the matrix gives, so the cost is that of dense matrix products whatever the number of rows.
     The backward pass keeps the inputs and the unweighted results only, and can be differentiated again.
+
+    Args:
+        irreps, paths, coefficients: see `CouplingProduct`.
+        both_orders: make y ⊗ x with the same weights too, from the same outer products; x and y have the same irreps
+            then, and the result has twice the rows, all of x ⊗ y before all of y ⊗ x.
     """
 
     @on_cpu
-    def __init__(self, irreps: Any, paths: Sequence[Path], coefficients: Sequence[float]) -> None:
+    def __init__(
+        self, irreps: Any, paths: Sequence[Path], coefficients: Sequence[float], *, both_orders: bool = False
+    ) -> None:
         super().__init__(irreps, paths, coefficients)
-        numbered = sorted(range(len(paths)), key=lambda number: (paths[number].x, paths[number].y))
-        self._groups: list[tuple[int, int, list[int]]] = []
-        for (i, j), group in groupby(numbered, key=lambda number: (paths[number].x, paths[number].y)):
+        self.both_orders = both_orders
+        ends = {(number, False): (path.x, path.y) for number, path in enumerate(self.paths)}
+        if both_orders:
+            ends |= {(number, True): (path.y, path.x) for number, path in enumerate(self.paths)}
+        self._groups: list[tuple[int, int, list[tuple[int, bool]]]] = []
+        for (i, j), group in groupby(sorted(ends, key=lambda member: (ends[member], member)), key=ends.__getitem__):
             members = list(group)
-            matrix = torch.cat([self.coupling(number).flatten(0, 1).T for number in members])  # [Σ m3, m1·m2]
+            matrix = torch.cat([self._rows(number, swapped) for number, swapped in members])  # [Σ m3, m1·m2]
             self.register_constant(f"matrix_{len(self._groups)}", matrix)
             self._groups.append((i, j, members))
         self._plans: dict[tuple[int, ...], _Plan] = {}
+
+    def _rows(self, number: int, swapped: bool) -> Float[Tensor, "m3 m1_m2"]:
+        coupling = self.coupling(number)
+        return (coupling.transpose(0, 1) if swapped else coupling).flatten(0, 1).T
 
     def forward(
         self,
@@ -93,7 +122,7 @@ class StackedCG(CouplingProduct):
         y: Float[Tensor, "dy rows"],
         weight: Float[Tensor, "paths rows"] | None,
         active: Sequence[int] | None = None,
-    ) -> Float[Tensor, "dz rows"]:
+    ) -> Float[Tensor, "dz rows_out"]:
         """See `CouplingProduct`; with `active` only these paths are made, and `weight` has a row for each of them."""
         chosen = tuple(range(len(self.paths)) if active is None else active)
         if chosen not in self._plans:
@@ -106,21 +135,24 @@ class StackedCG(CouplingProduct):
         position = {number: k for k, number in enumerate(active)}
         pairs = []
         for i, j, members in self._groups:
-            if some := tuple(position[number] for number in members if number in position):
-                pairs.append((self.block(0, i), self.block(1, j), some))
-        outs = tuple(self.block(2, self.paths[number].out) for number in active)
-        return _Plan(tuple(pairs), outs, tuple(tuple(irrep.dim for irrep in row) for row in self.irreps))
+            if terms := tuple(
+                _Term(position[number], self.block(2, self.paths[number].out), swapped)
+                for number, swapped in members
+                if number in position
+            ):
+                pairs.append((self.block(0, i), self.block(1, j), terms))
+        return _Plan(tuple(pairs), 1 + self.both_orders, self.offsets[2][-1])
 
     def _matrices(self, active: tuple[int, ...]) -> list[Tensor]:
         """Rows of each matrix that belong to `active` paths."""
         chosen, found = set(active), []
-        for number, (_, _, members) in enumerate(self._groups):
-            matrix = self.get_buffer(f"matrix_{number}")
-            if all(member in chosen for member in members):
+        for position, (_, _, members) in enumerate(self._groups):
+            matrix, numbers = self.get_buffer(f"matrix_{position}"), [number for number, _ in members]
+            if all(number in chosen for number in numbers):
                 found.append(matrix)
-            elif any(member in chosen for member in members):
-                blocks = matrix.split([self.irreps[2][self.paths[member].out].dim for member in members])
-                found.append(torch.cat([b for b, member in zip(blocks, members, strict=True) if member in chosen]))
+            elif any(number in chosen for number in numbers):
+                blocks = matrix.split([self.irreps[2][self.paths[number].out].dim for number in numbers])
+                found.append(torch.cat([b for b, number in zip(blocks, numbers, strict=True) if number in chosen]))
         return found
 
     def flops(self) -> int:
@@ -128,7 +160,7 @@ class StackedCG(CouplingProduct):
         total = 0
         for i, j, members in self._groups:
             entries = self.irreps[0][i].dim * self.irreps[1][j].dim
-            columns = sum(self.irreps[2][self.paths[number].out].dim for number in members)
+            columns = sum(self.irreps[2][self.paths[number].out].dim for number, _ in members)
             total += entries + 2 * entries * columns + 2 * columns
         return total
 
@@ -138,25 +170,24 @@ class _Stacked(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, weight: Tensor | None, plan: _Plan, *matrices: Tensor) -> Tensor:
-        z = x.new_zeros(sum(plan.dims[2]), x.shape[1])
+        z = x.new_zeros(plan.components, plan.orders, x.shape[1])
         kept = []
-        for (of_x, of_y, members), matrix in zip(plan.pairs, matrices, strict=True):
-            outer = (x[of_x].unsqueeze(1) * y[of_y].unsqueeze(0)).flatten(0, 1)
-            columns = matrix @ outer
+        for (of_x, of_y, terms), matrix in zip(plan.pairs, matrices, strict=True):
+            columns = matrix @ (x[of_x].unsqueeze(1) * y[of_y].unsqueeze(0)).flatten(0, 1)
             begin = 0
-            for number in members:
-                block = plan.outs[number]
-                end = begin + block.stop - block.start
+            for term in terms:
+                total = z[term.out, int(term.swapped)]
+                part = columns[begin : begin + len(total)]
                 if weight is None:
-                    z[block] += columns[begin:end]
+                    total += part
                 else:
-                    z[block].addcmul_(columns[begin:end], weight[number])
-                begin = end
+                    total.addcmul_(part, weight[term.weight])
+                begin += len(total)
             if weight is not None:
                 kept.append(columns)
         ctx.plan, ctx.matrices, ctx.weighted = plan, matrices, weight is not None
         ctx.save_for_backward(x, y, *([weight] if weight is not None else []), *kept)
-        return z
+        return z.flatten(1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -164,38 +195,26 @@ class _Stacked(torch.autograd.Function):
         x, y, *rest = ctx.saved_tensors
         weight, kept = (rest[0], rest[1:]) if ctx.weighted else (None, [])
         again = torch.is_grad_enabled()  # a second derivative is asked for: `kept` has no history then
-        need_weight = ctx.weighted and ctx.needs_input_grad[2]
-        dx: dict[int, Tensor] = {}
-        dy: dict[int, Tensor] = {}
-        dw: list[Tensor] = [grad.new_zeros(())] * len(plan.outs)
-        for position, ((of_x, of_y, members), matrix) in enumerate(zip(plan.pairs, matrices, strict=True)):
-            blocks = [grad[plan.outs[number]] for number in members]
-            weighted = blocks if weight is None else [b * weight[n] for b, n in zip(blocks, members, strict=True)]
-            outer = (matrix.T @ torch.cat(weighted)).view(of_x.stop - of_x.start, of_y.stop - of_y.start, x.shape[1])
+        grad = grad.unflatten(1, (plan.orders, x.shape[1]))
+        dx, dy = torch.zeros_like(x), torch.zeros_like(y)
+        dw = torch.zeros_like(weight) if weight is not None and ctx.needs_input_grad[2] else None
+        for position, ((of_x, of_y, terms), matrix) in enumerate(zip(plan.pairs, matrices, strict=True)):
+            blocks = [grad[term.out, int(term.swapped)] for term in terms]
             a, b = x[of_x], y[of_y]
-            for total, begin, value in (
-                (dx, of_x.start, (outer * b.unsqueeze(0)).sum(1)),
-                (dy, of_y.start, (outer * a.unsqueeze(1)).sum(0)),
-            ):
-                total[begin] = total[begin] + value if begin in total else value
-            if need_weight:
-                columns = matrix @ (a.unsqueeze(1) * b.unsqueeze(0)).flatten(0, 1) if again else kept[position]
-                begin = 0
-                for number, block in zip(members, blocks, strict=True):
-                    dw[number] = (columns[begin : begin + len(block)] * block).sum(0)
-                    begin += len(block)
-        of_weight = torch.stack(dw) if need_weight else None
-        gradients = (_filled(dx, plan.dims[0], x), _filled(dy, plan.dims[1], x))
-        return (*gradients, of_weight, None, *[None] * len(matrices))
-
-
-def _filled(blocks: dict[int, Tensor], dims: Sequence[int], like: Tensor) -> Tensor:
-    """Blocks by their first component one after the other, zeros where there are none."""
-    parts, begin = [], 0
-    for dim in dims:
-        parts.append(blocks[begin] if begin in blocks else like.new_zeros(dim, like.shape[1]))
-        begin += dim
-    return torch.cat(parts)
+            weighted = blocks
+            if weight is not None:
+                weighted = [block * weight[term.weight] for block, term in zip(blocks, terms, strict=True)]
+            outer = (matrix.T @ torch.cat(weighted)).unflatten(0, (len(a), len(b)))
+            dx[of_x] += (outer * b.unsqueeze(0)).sum(1)
+            dy[of_y] += (outer * a.unsqueeze(1)).sum(0)
+            if dw is None:
+                continue
+            columns = matrix @ (a.unsqueeze(1) * b.unsqueeze(0)).flatten(0, 1) if again else kept[position]
+            begin = 0
+            for term, block in zip(terms, blocks, strict=True):
+                dw[term.weight] += (columns[begin : begin + len(block)] * block).sum(0)
+                begin += len(block)
+        return (dx, dy, dw, None, *[None] * len(matrices))
 
 
 class DenseCG(CouplingProduct):

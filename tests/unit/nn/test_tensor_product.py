@@ -19,6 +19,7 @@ from geomlib.nn.tensor_product import (
     width,
     wigner_matrix,
 )
+from geomlib.nn.tensor_product.clebsch_gordan import StackedCG
 from geomlib.nn.tensor_product.gaunt import GridGaunt, vector_basis
 from geomlib.nn.tensor_product.grid import quadrature, spherical_harmonics_at
 
@@ -320,3 +321,34 @@ def test_a_factor_that_all_channels_share_gives_the_same_by_another_way():
     assert torch.allclose(found, expected, atol=1e-13)
     for mine, theirs in zip(*gradients, strict=True):
         assert torch.allclose(mine, theirs, atol=1e-11)
+
+
+@pytest.mark.parametrize("active", [None, [0, 3, 4, 9]])
+def test_both_orders_are_two_products_with_the_same_weights(active):
+    irreps = natural_irreps(2, parity=False)  # odd sums of degrees change sign with the order
+    paths = all_paths(irreps, irreps, irreps)
+    factors = torch.linspace(0.5, 1.5, len(paths)).tolist()
+    one = StackedCG((irreps, irreps, irreps), paths, factors).double()
+    both = StackedCG((irreps, irreps, irreps), paths, factors, both_orders=True).double()
+    generator = torch.Generator().manual_seed(0)
+    count = len(paths) if active is None else len(active)
+    x, y, weight = (
+        torch.randn(size, 4, generator=generator, dtype=torch.float64, requires_grad=True) for size in (9, 9, count)
+    )
+
+    def looped(x, y, weight):
+        return torch.cat([one(x, y, weight, active), one(y, x, weight, active)], dim=1)
+
+    def shared(x, y, weight):
+        return both(x, y, weight, active)
+
+    assert torch.allclose(shared(x, y, weight), looped(x, y, weight), atol=1e-12)
+    assert torch.allclose(shared(x, y, None), looped(x, y, None), atol=1e-12)
+    slope = torch.randn(9, 8, generator=generator, dtype=torch.float64)
+    for a, b in zip(
+        torch.autograd.grad(shared(x, y, weight), (x, y, weight), slope),
+        torch.autograd.grad(looped(x, y, weight), (x, y, weight), slope),
+        strict=True,
+    ):
+        assert torch.allclose(a, b, atol=1e-12)
+    assert torch.autograd.gradgradcheck(shared, (x[:, :1], y[:, :1], weight[:, :1]))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from geomlib.models.sphnet.expansion import BlockExpansion
+from geomlib.models.sphnet.expansion import BlockExpansion, block_irreps
 from geomlib.nn.tensor_product import Irrep, natural_irreps
 from geomlib.nn.tensor_product.irreps import wigner_3j
 
@@ -58,3 +58,12 @@ def test_a_block_is_the_sum_over_couplings(parity):
                 )
     assert begin == weight.shape[1]
     assert torch.allclose(found, expected, atol=1e-12)
+
+
+def test_pairs_have_the_irreps_that_blocks_need():
+    natural = natural_irreps(4)
+    assert block_irreps((3, 2, 1), natural) == (*natural, Irrep(1, 1), Irrep(2, -1), Irrep(3, 1))
+    assert block_irreps((2, 1), natural_irreps(2)) == (*natural_irreps(2), Irrep(1, 1))
+    assert block_irreps((2,), natural_irreps(0)) == natural_irreps(0)
+    assert block_irreps((2, 0, 1), natural) == (*natural, Irrep(1, 1), Irrep(3, 1))  # no shell of degree 1
+    BlockExpansion((3, 2, 1), block_irreps((3, 2, 1), natural), 2, 4, 4)  # finds all of its irreps

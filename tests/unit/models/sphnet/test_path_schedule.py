@@ -181,7 +181,8 @@ def test_what_is_left_out_is_gone_and_nothing_changes(normalization):
     for layer, number in zip((*small.diagonal, *small.pairs), kept, strict=True):
         assert len(layer.product.paths) == number
         matrices = [value for name, value in layer.product.operator.named_buffers() if name.startswith("matrix_")]
-        assert sum(len(matrix) for matrix in matrices) == sum(
+        orders = 1 + layer.product.both_orders
+        assert sum(len(matrix) for matrix in matrices) == orders * sum(
             layer.product.irreps[path.out].dim for path in layer.product.paths
         )
     assert small.diagonal[0].weight.shape == (kept[0], 8)

@@ -195,6 +195,8 @@ def test_bad_input_is_said():
         ({"basis": "sto-3"}, "no basis set 'sto-3' for H|needs the package"),
         ({"pair_sparsity": 1.0}, "0 ≤ sparsity < 1"),
         ({"normalization": "none"}, "expected component or published"),
+        ({"gate_width": 0}, "gate_width=0: expected at least 1"),
+        ({"pair_irreps": "some"}, "pair_irreps='some': expected needed or all"),
     ):
         with pytest.raises(GeomlibError, match=message):
             SPHNet(["H", "O"], **options)
