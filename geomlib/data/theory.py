@@ -22,9 +22,10 @@ def plain_functional(name: str) -> str:
 
     `b3lyp` is what PySCF 2.3 and later call so (correlation VWN_RPA, as in Gaussian; also `b3lypg`); `b3lyp5`, also
     `B3LYPV5`, has VWN5, which older versions of PySCF called `b3lyp`. The two differ by mHartree and are not the same.
-    A file whose matrices an older PySCF made with the word `b3lyp` should say `b3lyp5`.
+    A file whose matrices an older PySCF made with the word `b3lyp` should say `b3lyp5`. A remark in brackets behind the
+    name, `b3lyp5 (with VWN5)`, plays no part.
     """
-    plain = _joined(name)
+    plain = _joined(name.split("(")[0])
     return _SAME_FUNCTIONAL.get(plain, plain)
 
 

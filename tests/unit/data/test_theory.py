@@ -29,6 +29,7 @@ def store(path, functional="b3lyp5"):
 @pytest.mark.parametrize(
     ("name", "same", "other"),
     [
+        ("b3lyp5 (B3LYP with VWN5 correlation)", "b3lyp5", "b3lyp"),
         ("b3lyp5", "B3LYPV5", "b3lyp"),
         ("B3LYP", "b3lypg", "b3lyp5"),
         ("pbe", "PBE,PBE", "pbe0"),
