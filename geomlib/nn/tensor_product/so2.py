@@ -1,6 +1,5 @@
 """Convolution with a direction in the frame of that direction, where only equal |m| couple."""
 
-import functools
 import math
 from typing import Literal
 
@@ -9,27 +8,42 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from geomlib.errors import ConfigError
-from geomlib.nn.constants import on_cpu
-from geomlib.nn.tensor_product.grid import wigner_matrix
-from geomlib.nn.tensor_product.irreps import Irrep, natural_irreps, offsets, width
+from geomlib.nn.tensor_product.irreps import natural_irreps, offsets, width, wigner_3j
 
-__all__ = ["SO2Convolution", "rotation_blocks"]
+__all__ = ["SO2Convolution", "aligned_frames", "rotation_blocks", "wigner_blocks"]
 
 
-@functools.lru_cache(maxsize=32)
-@on_cpu
-def _x_to_y(degree: int) -> Tensor:
-    """Wigner matrix of a rotation that takes the x axis to the y axis, float64."""
-    turn = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    return wigner_matrix([Irrep(degree, 1)], turn)
+def aligned_frames(direction: Float[Tensor, "rows 3"]) -> Float[Tensor, "rows 3 3"]:
+    """Rotations that take the polar axis y to each direction; what they do around it is arbitrary.
+
+    The frame is spanned by the direction and the coordinate axis farthest from it, so nothing is singular anywhere,
+    which angles would be along y.
+
+    Args:
+        direction: vectors that are not zero, in the order of components of degree 1 (x, y, z of e3nn).
+    """
+    polar = direction / direction.norm(dim=1, keepdim=True)
+    nearest = polar.detach().abs().argmin(dim=1, keepdim=True)
+    helper = torch.zeros_like(polar).scatter(1, nearest, 1.0)
+    first = torch.linalg.cross(helper, polar)
+    first = first / first.norm(dim=1, keepdim=True)
+    return torch.stack([first, polar, torch.linalg.cross(first, polar)], dim=2)
 
 
-def _about_y(degree: int, angle: Float[Tensor, " rows"]) -> Float[Tensor, "rows m m"]:
-    """Wigner matrices of rotations about the polar axis y: component m mixes with −m only."""
-    orders = torch.arange(degree, -degree - 1, -1, dtype=angle.dtype, device=angle.device)
-    phases = angle.unsqueeze(1) * orders
-    diagonal = torch.diag_embed(phases.cos())
-    return diagonal + torch.diag_embed(phases.sin()).flip(2)
+def wigner_blocks(l_max: int, rotation: Float[Tensor, "rows 3 3"]) -> list[Float[Tensor, "rows m m"]]:
+    """Wigner matrices of rotations for degrees 0 to `l_max`, each from the one before: polynomials of the rotation.
+
+    Args:
+        l_max: largest degree.
+        rotation: in the order of components of degree 1.
+    """
+    blocks = [rotation.new_ones(len(rotation), 1, 1), rotation]
+    for degree in range(2, l_max + 1):
+        coupling = wigner_3j(degree - 1, 1, degree).to(rotation)  # [a, b, m]
+        half = blocks[-1].transpose(1, 2) @ coupling.flatten(1)  # [rows, a', b·m]
+        half = rotation.transpose(1, 2).unsqueeze(1) @ half.unflatten(2, (3, 2 * degree + 1))  # [rows, a', b', m]
+        blocks.append((2 * degree + 1) * half.flatten(1, 2).transpose(1, 2) @ coupling.flatten(0, 1))
+    return blocks[: l_max + 1]
 
 
 def rotation_blocks(l_max: int, direction: Float[Tensor, "rows 3"]) -> list[Float[Tensor, "rows m m"]]:
@@ -39,15 +53,7 @@ def rotation_blocks(l_max: int, direction: Float[Tensor, "rows 3"]) -> list[Floa
         l_max: largest degree.
         direction: vectors that are not zero, in the order of components of degree 1 (x, y, z of e3nn).
     """
-    unit = direction / direction.norm(dim=1, keepdim=True)
-    beta = unit[:, 1].clamp(-1, 1).arccos()
-    alpha = torch.atan2(unit[:, 0], unit[:, 2])
-    blocks = []
-    for degree in range(l_max + 1):
-        turn = _x_to_y(degree).to(direction)
-        about_x = turn.T @ _about_y(degree, beta) @ turn
-        blocks.append(_about_y(degree, alpha) @ about_x)
-    return blocks
+    return wigner_blocks(l_max, aligned_frames(direction))
 
 
 class SO2Convolution(nn.Module):
