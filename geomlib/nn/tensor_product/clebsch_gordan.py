@@ -54,33 +54,26 @@ class CouplingProduct(ExactConstants):
 
 
 @dataclass(frozen=True)
-class _Term:
-    """A path of a pair of input irreps.
-
-    Args:
-        weight: row of its weight.
-        out: components of the output.
-        swapped: whether it is of y ⊗ x.
-    """
-
-    weight: int
-    out: slice
-    swapped: bool
-
-
-@dataclass(frozen=True)
 class _Plan:
-    """Which products of blocks a stacked product makes.
+    """Which products of blocks a stacked product makes, and where what they give belongs.
 
     Args:
-        pairs: components of x and of y, and the paths, for each pair of input irreps.
+        pairs: numbers of the irreps of x and y that have a path.
+        columns: how many numbers each of these pairs gives.
+        paths: row of the weight and number of the output block of each path; blocks of y ⊗ x come behind all others.
+        dims: components of all irreps of x, y and the output.
         orders: 2 where y ⊗ x is made too.
-        components: of the output.
+        out: component of the output, times `orders`, plus the order, of each column.
+        weight: row of the weight of each column.
     """
 
-    pairs: tuple[tuple[slice, slice, tuple[_Term, ...]], ...]
+    pairs: tuple[tuple[int, int], ...]
+    columns: list[int]
+    paths: tuple[tuple[int, int], ...]
+    dims: tuple[list[int], list[int], list[int]]
     orders: int
-    components: int
+    out: Tensor
+    weight: Tensor
 
 
 class StackedCG(CouplingProduct):
@@ -110,7 +103,7 @@ class StackedCG(CouplingProduct):
             matrix = torch.cat([self._rows(number, swapped) for number, swapped in members])  # [Σ m3, m1·m2]
             self.register_constant(f"matrix_{len(self._groups)}", matrix)
             self._groups.append((i, j, members))
-        self._plans: dict[tuple[int, ...], _Plan] = {}
+        self._plans: dict[tuple[tuple[int, ...], torch.device], _Plan] = {}
 
     def _rows(self, number: int, swapped: bool) -> Float[Tensor, "m3 m1_m2"]:
         coupling = self.coupling(number)
@@ -125,23 +118,33 @@ class StackedCG(CouplingProduct):
     ) -> Float[Tensor, "dz rows_out"]:
         """See `CouplingProduct`; with `active` only these paths are made, and `weight` has a row for each of them."""
         chosen = tuple(range(len(self.paths)) if active is None else active)
-        if chosen not in self._plans:
+        key = chosen, x.device
+        if key not in self._plans:
             self._plans.clear()  # paths that change come at every step
-            self._plans[chosen] = self._plan(chosen)
-        plan = self._plans[chosen]
-        return _Stacked.apply(x, y, weight, plan, *self._matrices(chosen))
+            self._plans[key] = self._plan(*key)
+        return _Stacked.apply(x, y, weight, self._plans[key], *self._matrices(chosen))
 
-    def _plan(self, active: tuple[int, ...]) -> _Plan:
+    def _plan(self, active: tuple[int, ...], device: torch.device) -> _Plan:
         position = {number: k for k, number in enumerate(active)}
-        pairs = []
+        orders = 1 + self.both_orders
+        dims_x, dims_y, dims_out = ([irrep.dim for irrep in row] for row in self.irreps)
+        pairs, columns, paths = [], [], []
+        out: list[int] = []
+        weight: list[int] = []
         for i, j, members in self._groups:
-            if terms := tuple(
-                _Term(position[number], self.block(2, self.paths[number].out), swapped)
-                for number, swapped in members
-                if number in position
-            ):
-                pairs.append((self.block(0, i), self.block(1, j), terms))
-        return _Plan(tuple(pairs), 1 + self.both_orders, self.offsets[2][-1])
+            before = len(out)
+            for number, swapped in members:
+                if number in position:
+                    end, row = self.paths[number].out, position[number]
+                    block = range(self.offsets[2][end], self.offsets[2][end + 1])
+                    paths.append((row, end + swapped * len(dims_out)))
+                    out += [orders * component + swapped for component in block]
+                    weight += [row] * len(block)
+            if len(out) > before:
+                pairs.append((i, j))
+                columns.append(len(out) - before)
+        where = (torch.tensor(row, dtype=torch.int64, device=device) for row in (out, weight))
+        return _Plan(tuple(pairs), columns, tuple(paths), (dims_x, dims_y, dims_out), orders, *where)
 
     def _matrices(self, active: tuple[int, ...]) -> list[Tensor]:
         """Rows of each matrix that belong to `active` paths."""
@@ -170,51 +173,57 @@ class _Stacked(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, weight: Tensor | None, plan: _Plan, *matrices: Tensor) -> Tensor:
-        z = x.new_zeros(plan.components, plan.orders, x.shape[1])
-        kept = []
-        for (of_x, of_y, terms), matrix in zip(plan.pairs, matrices, strict=True):
-            columns = matrix @ (x[of_x].unsqueeze(1) * y[of_y].unsqueeze(0)).flatten(0, 1)
-            begin = 0
-            for term in terms:
-                total = z[term.out, int(term.swapped)]
-                part = columns[begin : begin + len(total)]
-                if weight is None:
-                    total += part
-                else:
-                    total.addcmul_(part, weight[term.weight])
-                begin += len(total)
-            if weight is not None:
-                kept.append(columns)
+        columns = x.new_empty(sum(plan.columns), x.shape[1])
+        xs, ys = x.split(plan.dims[0]), y.split(plan.dims[1])
+        for (i, j), matrix, part in zip(plan.pairs, matrices, columns.split(plan.columns), strict=True):
+            torch.mm(matrix, (xs[i].unsqueeze(1) * ys[j].unsqueeze(0)).flatten(0, 1), out=part)
+        z = x.new_zeros(sum(plan.dims[2]), plan.orders, x.shape[1])
+        blocks = [block for part in z.unbind(1) for block in part.split(plan.dims[2])]
+        weights = None if weight is None else weight.unbind(0)
+        parts = columns.split([len(blocks[out]) for _, out in plan.paths])
+        for (row, out), part in zip(plan.paths, parts, strict=True):
+            if weights is None:
+                blocks[out].add_(part)
+            else:
+                blocks[out].addcmul_(part, weights[row])
         ctx.plan, ctx.matrices, ctx.weighted = plan, matrices, weight is not None
-        ctx.save_for_backward(x, y, *([weight] if weight is not None else []), *kept)
+        ctx.save_for_backward(x, y, *([] if weight is None else [weight, columns]))
         return z.flatten(1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         plan, matrices = ctx.plan, ctx.matrices
         x, y, *rest = ctx.saved_tensors
-        weight, kept = (rest[0], rest[1:]) if ctx.weighted else (None, [])
+        weight, kept = rest if ctx.weighted else (None, None)
         again = torch.is_grad_enabled()  # a second derivative is asked for: `kept` has no history then
-        grad = grad.unflatten(1, (plan.orders, x.shape[1]))
-        dx, dy = torch.zeros_like(x), torch.zeros_like(y)
+        grad = grad.reshape(-1, x.shape[1])
+        xs, ys = x.split(plan.dims[0]), y.split(plan.dims[1])
+        dx: list[Tensor | None] = [None] * len(xs)
+        dy: list[Tensor | None] = [None] * len(ys)
         dw = torch.zeros_like(weight) if weight is not None and ctx.needs_input_grad[2] else None
-        for position, ((of_x, of_y, terms), matrix) in enumerate(zip(plan.pairs, matrices, strict=True)):
-            blocks = [grad[term.out, int(term.swapped)] for term in terms]
-            a, b = x[of_x], y[of_y]
-            weighted = blocks
-            if weight is not None:
-                weighted = [block * weight[term.weight] for block, term in zip(blocks, terms, strict=True)]
-            outer = (matrix.T @ torch.cat(weighted)).unflatten(0, (len(a), len(b)))
-            dx[of_x] += (outer * b.unsqueeze(0)).sum(1)
-            dy[of_y] += (outer * a.unsqueeze(1)).sum(0)
-            if dw is None:
-                continue
-            columns = matrix @ (a.unsqueeze(1) * b.unsqueeze(0)).flatten(0, 1) if again else kept[position]
-            begin = 0
-            for term, block in zip(terms, blocks, strict=True):
-                dw[term.weight] += (columns[begin : begin + len(block)] * block).sum(0)
-                begin += len(block)
-        return (dx, dy, dw, None, *[None] * len(matrices))
+        outs, rows = plan.out.split(plan.columns), plan.weight.split(plan.columns)
+        parts = [None] * len(outs) if kept is None else kept.split(plan.columns)
+        for (i, j), matrix, out, row, part in zip(plan.pairs, matrices, outs, rows, parts, strict=True):
+            a, b = xs[i].unsqueeze(1), ys[j].unsqueeze(0)
+            slope = grad.index_select(0, out)
+            weighted = slope if weight is None else slope * weight.index_select(0, row)
+            outer = (matrix.T @ weighted).view(len(a), b.shape[1], x.shape[1])
+            _add(dx, i, (outer * b).sum(1))
+            _add(dy, j, (outer * a).sum(0))
+            if dw is not None:
+                columns = matrix @ (a * b).flatten(0, 1) if again else part
+                dw.index_add_(0, row, slope * columns)
+        return (_joined(dx, xs), _joined(dy, ys), dw, None, *[None] * len(matrices))
+
+
+def _add(totals: list[Tensor | None], number: int, value: Tensor) -> None:
+    before = totals[number]
+    totals[number] = value if before is None else before + value
+
+
+def _joined(blocks: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
+    """Blocks one after the other, zeros where there is none."""
+    return torch.cat([torch.zeros_like(b) if a is None else a for a, b in zip(blocks, like, strict=True)])
 
 
 class DenseCG(CouplingProduct):
@@ -235,7 +244,7 @@ class DenseCG(CouplingProduct):
             coupling = getattr(self, f"coupling_{number}")
             value = torch.einsum("ar,br,abc->cr", x[self.block(0, path.x)], y[self.block(1, path.y)], coupling)
             blocks[path.out].append(value if weight is None else value * weight[number])
-        return _joined(blocks, self.irreps[2], x)
+        return _summed(blocks, self.irreps[2], x)
 
     def flops(self) -> int:
         """Floating-point operations a row."""
@@ -286,7 +295,7 @@ def _terms(degrees: tuple[int, int, int]) -> int:
     return a * b * (1 + 2 * c)
 
 
-def _joined(blocks: Sequence[Sequence[Tensor]], irreps: Sequence[Irrep], like: Tensor) -> Tensor:
+def _summed(blocks: Sequence[Sequence[Tensor]], irreps: Sequence[Irrep], like: Tensor) -> Tensor:
     """Sum of the blocks of each irrep, zeros where there are none, one after the other."""
     rows = []
     for parts, irrep in zip(blocks, irreps, strict=True):
