@@ -1,9 +1,10 @@
 """Predicted Kohn-Sham matrices at work: orbitals, charges, dipole, a start for an SCF, energies without one."""
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,16 +15,20 @@ from numpy.typing import NDArray
 from geomlib.data.graph import GraphData
 from geomlib.data.hamiltonians import closest_atoms
 from geomlib.data.orbitals import shells_of
-from geomlib.errors import ConfigError, DataError, MissingExtra, UnknownElement
+from geomlib.errors import ConfigError, DataError, GeomlibWarning, MissingExtra, UnknownElement
 from geomlib.files.manifest import AnyNet
 from geomlib.files.modelfile import load
 from geomlib.nn.orbitals import generalised_eigenproblem
 from geomlib.units import conversion_factor
 
-__all__ = ["FockPredictor", "OrbitalReport", "initial_guess", "write_cubes"]
+__all__ = ["FockPredictor", "Guess", "OrbitalReport", "choose_guess", "initial_guess", "write_cubes"]
 
 HARTREE_EV = conversion_factor("Hartree", "eV")
 BOHR_ANGSTROM = conversion_factor("Bohr", "Å")
+
+_SHARED = 0.93
+"""Least `Guess.shared` of a prediction that is taken. Converged orbitals of 40 small molecules and of frames of water
+and ethanol at 500 K have 0.956 or more, predictions that cost an SCF more cycles than `minao` had 0.912 or less."""
 
 
 @dataclass(frozen=True)
@@ -136,12 +141,18 @@ class FockPredictor:
         if words := closest_atoms(molecule.atom_coords(unit="Angstrom")):
             raise DataError(words)
 
-    def fock(self, molecule: Any) -> Float[NDArray[np.float64], "n n"]:
+    def fock(
+        self, molecule: Any, initial: Float[NDArray[np.float64], "n n"] | None = None
+    ) -> Float[NDArray[np.float64], "n n"]:
         """The predicted matrix [Hartree] of PySCF's molecule.
+
+        Args:
+            molecule: PySCF's.
+            initial: what `initial_fock` gives for it, where that is there already.
 
         Raises:
             ConfigError: the molecule has another basis set than the model, Cartesian orbitals or core potentials.
-            DataError: an open shell, or atoms that coincide.
+            DataError: an open shell, atoms that coincide, or a predicted matrix that is not finite.
             UnknownElement: an element that the model was not built for.
         """
         self._check(molecule)
@@ -150,10 +161,13 @@ class FockPredictor:
             atomic_number=torch.from_numpy(molecule.atom_charges().astype(np.int64)),
         )
         if self.delta:
-            graph.initial_hamiltonian = torch.from_numpy(self.initial_fock(molecule).reshape(-1))
+            initial = self.initial_fock(molecule) if initial is None else initial
+            graph.initial_hamiltonian = torch.from_numpy(initial.reshape(-1))
         graph = self.net.spec.build(graph)
         with torch.no_grad():
             entries = self.net(graph.to(self.device))["hamiltonian"].cpu()
+        if not bool(torch.isfinite(entries).all()):
+            raise DataError("the model predicts a matrix with numbers that are not finite for this molecule")
         size = molecule.nao_nr()
         found: NDArray[np.float64] = entries.view(size, size).numpy()
         return found
@@ -164,9 +178,9 @@ class FockPredictor:
         fock: NDArray[np.float64] = np.asarray(field.get_fock(dm=field.get_init_guess(key="minao")))
         return fock
 
-    def report(self, molecule: Any) -> OrbitalReport:
-        """Orbitals and what follows from them, of PySCF's molecule."""
-        fock, overlap = self.fock(molecule), molecule.intor_symmetric("int1e_ovlp")
+    def report(self, molecule: Any, initial: Float[NDArray[np.float64], "n n"] | None = None) -> OrbitalReport:
+        """Orbitals and what follows from them, of PySCF's molecule; arguments as of `fock`."""
+        fock, overlap = self.fock(molecule, initial), molecule.intor_symmetric("int1e_ovlp")
         orbitals = generalised_eigenproblem(torch.from_numpy(fock), torch.from_numpy(overlap))
         occupied = molecule.nelectron // 2
         coefficients = orbitals.coefficients.numpy()
@@ -184,15 +198,86 @@ class FockPredictor:
         return float(mean_field(molecule, self.functional).energy_tot(dm=report.density))
 
 
-def initial_guess(model: str | Path | FockPredictor, molecule: Any) -> Float[NDArray[np.float64], "n n"]:
-    """Density matrix to start an SCF from: `mf.kernel(dm0=initial_guess(model, mf.mol))`.
+@dataclass(frozen=True)
+class Guess:
+    """Density to start an SCF from, and why it is this one.
+
+    Args:
+        density: density matrix [n, n].
+        taken: `"prediction"` or `"minao"`.
+        shared: how far the predicted occupied orbitals lie in the occupied space of the initial matrix: the square of
+            the smallest cosine between the two spaces, 1 where they are equal, 0 where an orbital is outside.
+    """
+
+    density: Float[NDArray[np.float64], "n n"]
+    taken: Literal["prediction", "minao"]
+    shared: float
+
+
+def choose_guess(model: str | Path | FockPredictor, molecule: Any) -> Guess:
+    """The predicted density, or `minao`'s where the prediction occupies orbitals that converged ones would not.
+
+    The errors of a predicted matrix can add up to a false level below the LUMO. Its orbital is then occupied instead of
+    a true one, the energy is Hartrees too high, and an SCF needs cycles to undo it. That is seen without the density's
+    Fock matrix: converged occupied orbitals are those of the initial matrix (of the `minao` density) turned by small
+    angles, up to 12° in 40 small molecules. A prediction that turns one by more than 15° (`Guess.shared` < 0.93) gives
+    way to `minao`'s density.
+
+    No Fock matrix is built where the model adds to the initial one (`delta`), which it needs anyway; one otherwise. A
+    molecule whose `minao` orbitals are themselves in a false order gets `minao`'s density, whatever the prediction.
 
     Args:
         model: model file or predictor.
         molecule: PySCF's molecule, of a closed shell, with the basis set of the model.
     """
     predictor = model if isinstance(model, FockPredictor) else FockPredictor(model)
-    return predictor.report(molecule).density
+    predictor._check(molecule)
+    initial = predictor.initial_fock(molecule)
+    report = predictor.report(molecule, initial)
+    orbitals = generalised_eigenproblem(torch.from_numpy(initial), torch.from_numpy(report.overlap))
+    shared = shared_space(orbitals.coefficients.numpy(), report.coefficients, report.overlap, report.occupied)
+    if shared < _SHARED:
+        density = np.asarray(mean_field(molecule, predictor.functional).get_init_guess(key="minao"))
+        return Guess(density, "minao", shared)
+    return Guess(report.density, "prediction", shared)
+
+
+def shared_space(
+    first: Float[NDArray[np.float64], "n n"],
+    second: Float[NDArray[np.float64], "n n"],
+    overlap: Float[NDArray[np.float64], "n n"],
+    occupied: int,
+) -> float:
+    """Square of the smallest cosine between the occupied spaces of two sets of orbitals (columns); see `Guess`."""
+    cosines = np.linalg.svd(first[:, :occupied].T @ overlap @ second[:, :occupied], compute_uv=False)
+    return float(cosines.min() ** 2)
+
+
+def initial_guess(
+    model: str | Path | FockPredictor, molecule: Any, guard: bool = True
+) -> Float[NDArray[np.float64], "n n"]:
+    """Density matrix to start an SCF from: `mf.kernel(dm0=initial_guess(model, mf.mol))`.
+
+    A prediction that occupies wrong orbitals gives way to the density of `minao`, with a warning; see `choose_guess`.
+
+    Args:
+        model: model file or predictor.
+        molecule: PySCF's molecule, of a closed shell, with the basis set of the model.
+        guard: look for such predictions; otherwise the prediction is taken as it is.
+    """
+    if not guard:
+        predictor = model if isinstance(model, FockPredictor) else FockPredictor(model)
+        return predictor.report(molecule).density
+    guess = choose_guess(model, molecule)
+    if guess.taken == "minao":
+        warnings.warn(
+            f"of an orbital that the predicted matrix occupies, only {100 * guess.shared:.0f} % lie in the occupied "
+            f"space of the initial matrix (expected {100 * _SHARED:.0f} or more), so the SCF starts from 'minao'; "
+            "guard=False takes the prediction",
+            GeomlibWarning,
+            stacklevel=2,
+        )
+    return guess.density
 
 
 def pyscf_molecule(atoms: Atoms, basis: str) -> Any:

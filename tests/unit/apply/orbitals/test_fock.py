@@ -13,7 +13,7 @@ from ase.io import write
 
 import geomlib
 from geomlib.cli import main
-from geomlib.errors import ConfigError, DataError, MissingExtra, UnknownElement
+from geomlib.errors import ConfigError, DataError, GeomlibWarning, MissingExtra, UnknownElement
 from geomlib.models import DPA3, SPHNet
 
 SMALL = {"basis": "sto-3g", "channels": 4, "bottleneck": 2, "functions": 4, "heads": 2, "vector_functions": 4}
@@ -65,7 +65,7 @@ class TestBesidePySCF:
         field = mean_field(water, predictor.functional)
         field.conv_tol = 1e-12
         field.kernel()
-        monkeypatch.setattr(predictor, "fock", lambda mol: np.asarray(field.get_fock()))
+        monkeypatch.setattr(predictor, "fock", lambda mol, initial=None: np.asarray(field.get_fock()))
         return predictor, water, field
 
     def test_orbitals_charges_dipole_energy(self, exact):
@@ -90,6 +90,70 @@ class TestBesidePySCF:
         energy = again.kernel(dm0=initial_guess(predictor, water))
         assert energy == pytest.approx(field.e_tot, abs=1e-9)
         assert again.cycles < field.cycles
+
+    def test_a_good_prediction_is_taken(self, exact):
+        from geomlib.apply.orbitals.fock import choose_guess
+
+        predictor, water, field = exact
+        guess = choose_guess(predictor, water)
+        assert guess.taken == "prediction" and 0.93 < guess.shared < 1.0
+        assert np.allclose(guess.density, field.make_rdm1(), atol=1e-6)
+
+    def test_a_wrongly_occupied_orbital_gives_way_to_the_initial_density(self, exact, monkeypatch):
+        """The prediction is exact but for the HOMO, which it puts above the LUMO."""
+        from geomlib.apply.orbitals.fock import choose_guess, initial_guess, mean_field
+
+        predictor, water, field = exact
+        raised = water.intor_symmetric("int1e_ovlp") @ field.mo_coeff[:, 4]
+        false = np.asarray(field.get_fock()) + 2.0 * np.outer(raised, raised)
+        monkeypatch.setattr(predictor, "fock", lambda mol, initial=None: false)
+        with pytest.warns(GeomlibWarning, match="only 0 % lie in the occupied space of the initial matrix"):
+            density = initial_guess(predictor, water)
+        minao = mean_field(water, predictor.functional).get_init_guess(key="minao")
+        assert np.allclose(density, minao)
+        unguarded = initial_guess(predictor, water, guard=False)
+        assert np.allclose(unguarded, predictor.report(water).density) and not np.allclose(unguarded, minao, atol=0.1)
+        assert predictor.total_energy(water) > field.e_tot + 0.3  # Hartree
+        assert choose_guess(predictor, water).taken == "minao"
+
+    @pytest.mark.parametrize("seed", [0, 1, 2])
+    def test_a_net_of_random_weights_gives_way(self, seed):
+        from geomlib.apply.orbitals import FockPredictor, choose_guess
+
+        torch.manual_seed(seed)
+        net = SPHNet(["H", "O"], short_layers=1, **{**SMALL, "basis": "def2-svp"}).double()
+        for parameter in net.parameters():
+            torch.nn.init.normal_(parameter, std=0.4)
+        predictor = FockPredictor(net)
+        guess = choose_guess(predictor, predictor.molecule(molecule("H2O")))
+        assert guess.taken == "minao" and guess.shared < 1e-6
+
+    def test_a_matrix_that_is_not_finite_is_refused(self):
+        from geomlib.apply.orbitals import FockPredictor, initial_guess
+
+        net = SPHNet(["H", "O"], short_layers=1, **SMALL).double()
+        for parameter in net.diagonal_blocks.parameters():
+            torch.nn.init.constant_(parameter, float("nan"))
+        predictor = FockPredictor(net)
+        with pytest.raises(DataError, match="numbers that are not finite"):
+            initial_guess(predictor, predictor.molecule(molecule("H2O")))
+
+    @pytest.mark.parametrize("delta", [True, False])
+    def test_the_guard_builds_no_matrix_that_the_prediction_does_not_need(self, delta, monkeypatch):
+        from pyscf.dft.rks import RKS
+
+        from geomlib.apply.orbitals import FockPredictor, choose_guess, initial_guess
+
+        built = []
+        build = RKS.get_veff
+        monkeypatch.setattr(RKS, "get_veff", lambda *args, **kwargs: built.append(1) or build(*args, **kwargs))
+        predictor = FockPredictor(SPHNet(["H", "O"], short_layers=1, delta=delta, **SMALL).double())
+        water = predictor.molecule(molecule("H2O"))
+        initial_guess(predictor, water, guard=False)
+        assert len(built) == delta
+        built.clear()
+        choose_guess(predictor, water)
+        assert len(built) == 1
 
     def test_delta_is_added_to_the_initial_matrix(self):
         from geomlib.apply.orbitals import FockPredictor
@@ -127,7 +191,7 @@ class TestBesidePySCF:
     def test_energy_of_a_wrong_matrix_is_above(self, exact, monkeypatch):
         predictor, water, field = exact
         wrong = np.asarray(field.get_fock()) + 0.02 * np.diag(np.arange(7.0) % 2)
-        monkeypatch.setattr(predictor, "fock", lambda mol: wrong)
+        monkeypatch.setattr(predictor, "fock", lambda mol, initial=None: wrong)
         assert field.e_tot + 1e-6 < predictor.total_energy(water) < field.e_tot + 1e-2
 
     def test_molecules_of_pyscf_that_are_refused(self, pyscf):
