@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from geomlib.models import SPHNet
 from geomlib.models.sphnet.expansion import BlockExpansion, block_irreps
 from geomlib.nn.tensor_product import Irrep, natural_irreps
 from geomlib.nn.tensor_product.irreps import wigner_3j
@@ -67,3 +68,12 @@ def test_pairs_have_the_irreps_that_blocks_need():
     assert block_irreps((2,), natural_irreps(0)) == natural_irreps(0)
     assert block_irreps((2, 0, 1), natural) == (*natural, Irrep(1, 1), Irrep(3, 1))  # no shell of degree 1
     BlockExpansion((3, 2, 1), block_irreps((3, 2, 1), natural), 2, 4, 4)  # finds all of its irreps
+
+
+def test_gates_behind_products_are_as_wide_as_those_of_atoms():
+    options = {"basis": "sto-3g", "channels": 4, "short_layers": 1, "heads": 2, "delta": False}
+    net, old = SPHNet(["H", "O"], **options), SPHNet(["H", "O"], gate_width=24, pair_irreps="all", **options)
+    for layer in (*net.diagonal, *net.pairs):
+        assert layer.gate.gate[0].weight.shape == (3 * 4, 4 * 4)  # degrees 0, 1, 2 of atoms; 1e of pairs beside them
+    for layer in (*old.diagonal, *old.pairs):
+        assert layer.gate.gate[0].weight.shape == (24, 6 * 4)
