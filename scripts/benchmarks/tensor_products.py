@@ -8,12 +8,13 @@ Every product maps irreps of degrees 0 to L times the same to the same, channel 
 thread; times are CPU seconds (on a GPU, seconds of the device), best of several, forward and forward with backward.
 `expressivity` is the number of independent bilinear maps that a product can be made to be (see
 `TensorProduct.expressivity`); what counts is the time for each of them. e3nn's product of the same paths is timed in
-the same run, with its constants matched and its results compared.
+the same run, with its constants matched and its results compared; cuequivariance too where it is installed.
 
 `--tetris` trains a small net with each product on the eight pieces of 3-D tetris, two of which are mirror images.
 """
 
 import argparse
+import importlib.util
 import json
 import time
 from collections.abc import Callable
@@ -29,6 +30,8 @@ from geomlib.nn.tensor_product.gaunt import vector_basis
 from geomlib.nn.tensor_product.grid import spherical_harmonics_at
 
 KINDS = ("cg_stacked", "cg_dense", "cg_sparse", "gaunt_grid", "gaunt_fourier", "vector_gaunt", "matrix")
+if importlib.util.find_spec("cuequivariance_torch") is not None:
+    KINDS = (*KINDS, "cuequivariance")
 
 
 def best(function: Callable[[], Any], device: torch.device, repeats: int = 10) -> float:
@@ -126,12 +129,12 @@ def measure_e3nn(l_max: int, args: argparse.Namespace) -> dict[str, float]:
 
 def show(rows: dict[str, list[dict[str, float]]]) -> None:
     """The table."""
-    print(f"{'product':<14}{'L':>3}{'forward':>10}{'+backward':>11}{'reach':>7}{'ms per map':>12}{'Mflop':>9}")
+    print(f"{'product':<15}{'L':>3}{'forward':>10}{'+backward':>11}{'reach':>7}{'ms per map':>12}{'Mflop':>9}")
     for kind, found in rows.items():
         for row in found:
             reach = row["expressivity"]
             print(
-                f"{kind:<14}{row['l_max']:>3}{row['forward_ms']:>10.2f}{row['both_ms']:>11.2f}"
+                f"{kind:<15}{row['l_max']:>3}{row['forward_ms']:>10.2f}{row['both_ms']:>11.2f}"
                 f"{reach:>7.0f}{row['both_ms'] / reach:>12.3f}{row['flops'] / 1e6:>9.1f}"
             )
     for ours, theirs in zip(rows["cg_stacked"], rows["e3nn"], strict=True):

@@ -12,16 +12,20 @@ from torch import Tensor, nn
 from geomlib.errors import ConfigError, nearest
 from geomlib.nn.constants import ExactConstants, on_cpu
 from geomlib.nn.tensor_product.clebsch_gordan import DenseCG, SparseCG, StackedCG
+from geomlib.nn.tensor_product.cuequivariance import CuEquivarianceCG
 from geomlib.nn.tensor_product.directional import DirectionalCG
 from geomlib.nn.tensor_product.gaunt import FourierGaunt, GridGaunt, VectorGaunt, vector_basis
 from geomlib.nn.tensor_product.irreps import Irrep, Path, all_paths, offsets, parse_irreps, width
 from geomlib.nn.tensor_product.matrix import MatrixProduct
 
-__all__ = ["KINDS", "TensorProduct"]
+__all__ = ["KINDS", "OPTIONAL_KINDS", "TensorProduct"]
 
 CLEBSCH_GORDAN = {"cg_stacked": StackedCG, "cg_dense": DenseCG, "cg_sparse": SparseCG}
 KINDS = (*CLEBSCH_GORDAN, "gaunt_grid", "gaunt_fourier", "vector_gaunt", "matrix")
 """What `kind` may be. The product with a direction in the frame of that direction is `SO2Convolution`."""
+
+OPTIONAL_KINDS = ("cuequivariance",)
+"""More of them, from packages that are not always installed."""
 
 IrrepsLike = str | Sequence[Irrep]
 
@@ -29,14 +33,14 @@ IrrepsLike = str | Sequence[Irrep]
 class TensorProduct(ExactConstants):
     """Equivariant bilinear map of two lists of irreps.
 
-    `cg_*` give every path x ⊗ y → out a weight of its own. The other kinds have one fixed combination of the paths
-    into each output irrep; their weights are factors of the input and output irreps, so that they reach less (see
-    `expressivity`) at a lower cost (`flops`).
+    `cg_*` and `cuequivariance`, which give the same numbers, have a weight for every path x ⊗ y → out. The other kinds
+    have one fixed combination of the paths into each output irrep; their weights are factors of the input and output
+    irreps, so that they reach less (see `expressivity`) at a lower cost (`flops`).
 
     With unit-variance inputs and weights every output component has variance 1.
 
     Args:
-        kind: one of `KINDS`.
+        kind: one of `KINDS` or `OPTIONAL_KINDS`.
         irreps_x, irreps_y, irreps_out: e.g. `"0e+1o+2e"`, one copy of each in every channel. `vector_gaunt` takes
             those of vector fields, `vector_basis(l_max, parity)`.
         channels: of x, and of the output but in mode `uvw`.
@@ -46,7 +50,8 @@ class TensorProduct(ExactConstants):
         channels_out: channels of the output in mode `uvw`; `channels` by default.
         paths: couplings to keep, of those that parity allows; what is left out costs nothing.
         weights: `shared` parameters, `rows` given to `forward`, or `none`.
-        coefficients: factor of each path instead of the normalisation (`cg_*` only), e.g. those of another package.
+        coefficients: factor of each path instead of the normalisation, e.g. those of another package; only where
+            paths have weights.
 
     Inputs:
         x: [rows, channels, components]
@@ -56,6 +61,7 @@ class TensorProduct(ExactConstants):
 
     Raises:
         ConfigError: an unknown name, or irreps that the kind can't take.
+        MissingExtra: `cuequivariance` is not installed.
     Source: Xie et al. 2025 (arXiv 2506.13523).
     """
 
@@ -80,9 +86,10 @@ class TensorProduct(ExactConstants):
         coefficients: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        if kind not in KINDS:
+        known = (*KINDS, *OPTIONAL_KINDS)
+        if kind not in known:
             raise ConfigError(
-                f"TensorProduct kind '{kind}' is unknown{nearest(kind, KINDS)}; known: {', '.join(KINDS)}"
+                f"TensorProduct kind '{kind}' is unknown{nearest(kind, known)}; known: {', '.join(known)}"
             )
         if mode not in ("uuu", "uvu", "uvw") or weights not in ("shared", "rows", "none"):
             raise ConfigError(f"mode is uuu, uvu or uvw and weights shared, rows or none; got '{mode}' and '{weights}'")
@@ -98,7 +105,7 @@ class TensorProduct(ExactConstants):
         for path in self.paths:
             if path not in allowed:
                 raise ConfigError(f"{path} is no coupling of {self._names()}")
-        self.is_clebsch_gordan = kind in CLEBSCH_GORDAN
+        self.is_clebsch_gordan = kind in CLEBSCH_GORDAN or kind == "cuequivariance"
         self.directional: DirectionalCG | None = None
         if coefficients is not None and not self.is_clebsch_gordan:
             raise ConfigError(f"kind '{kind}' has no coefficients of paths")
@@ -117,6 +124,11 @@ class TensorProduct(ExactConstants):
     @on_cpu
     def _build(self, coefficients: Sequence[float] | None) -> None:
         irreps = (self.irreps_x, self.irreps_y, self.irreps_out)
+        if self.kind == "cuequivariance":
+            factors = self._coefficients() if coefficients is None else coefficients
+            channels = (self.channels, self.channels_y, self.channels_out)
+            self.operator: nn.Module = CuEquivarianceCG(irreps, self.paths, factors, self.mode, channels)
+            return
         if self.is_clebsch_gordan:
             separate = self.mode == "uvw"  # each path is an output of its own, for channels are mixed path by path
             if separate:
@@ -126,7 +138,7 @@ class TensorProduct(ExactConstants):
             else:
                 used = self.paths
             factors = self._coefficients() if coefficients is None else coefficients
-            self.operator: nn.Module = CLEBSCH_GORDAN[self.kind](irreps, used, factors)
+            self.operator = CLEBSCH_GORDAN[self.kind](irreps, used, factors)
             if self.kind == "cg_stacked" and self.mode == "uuu" and self.channels_y == 1 < self.channels:
                 self.directional = DirectionalCG(irreps, used, factors)
             return
@@ -211,6 +223,8 @@ class TensorProduct(ExactConstants):
         """Multiply."""
         rows = x.shape[0]
         weight = self._given(weight, rows)
+        if isinstance(self.operator, CuEquivarianceCG):
+            return self._with_channels(self.operator, x.mT, y.mT, weight).mT
         pairs: tuple[int, ...] = (rows, self.channels)
         if self.mode == "uuu":
             y = y.expand(rows, self.channels, y.shape[2])
@@ -220,8 +234,9 @@ class TensorProduct(ExactConstants):
         x, y = (value.reshape(-1, value.shape[-1]).T.contiguous() for value in (x, y))
         factors = None
         if weight is not None and self.mode != "uvw":
-            factors = weight.movedim(1, 0).expand(weight.shape[1], *pairs).reshape(weight.shape[1], -1)
-        z = self._multiply(x, y, factors).T.reshape(*pairs, -1)
+            factors = weight.movedim(1, 0).expand(weight.shape[1], *pairs).flatten(1)
+        z = self._multiply(x, y, factors)
+        z = z.T.reshape(*pairs, len(z))
         if self.mode == "uvu":
             return z.sum(2)
         return z if self.mode == "uuu" else self._mix(z, weight)
@@ -242,11 +257,27 @@ class TensorProduct(ExactConstants):
         shape = x.shape[1:]
         if self.weights == "shared":
             weight = self.weight.unsqueeze(1)
+        if isinstance(self.operator, CuEquivarianceCG):
+            by_row = None if weight is None else weight.transpose(0, 1)
+            return self._with_channels(self.operator, x.transpose(0, 1), y.transpose(0, 1), by_row).transpose(0, 1)
         if self.directional is not None and y.shape[2] == 1:
             return self.directional(x, y.squeeze(2), None if weight is None else weight.expand(-1, *shape))
         factors = None if weight is None else weight.expand(-1, *shape).flatten(1)
         y = y.expand(-1, *shape)
         return self._multiply(x.flatten(1), y.flatten(1), factors).unflatten(1, shape)
+
+    def _with_channels(
+        self,
+        operator: CuEquivarianceCG,
+        x: Float[Tensor, "rows dx channels"],
+        y: Float[Tensor, "rows dy channels_y"],
+        weight: Float[Tensor, "rows ..."] | None,
+    ) -> Float[Tensor, "rows dz channels_out"]:
+        """Multiply with an operator that sees to channels and weights itself."""
+        if weight is None:
+            weight = x.new_ones(1, *self.weight_shape)
+        z: Tensor = operator(x.flatten(1), y.flatten(1), weight.flatten(1))
+        return z.unflatten(1, (-1, self.channels_out))
 
     def _given(self, weight: Tensor | None, rows: int) -> Tensor | None:
         """Weights with a leading axis of rows, or of 1."""

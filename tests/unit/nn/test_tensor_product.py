@@ -129,6 +129,17 @@ def test_clebsch_gordan_kinds_are_equal(mode, weights):
 
 
 @pytest.mark.parametrize("mode", ["uuu", "uvu", "uvw"])
+def test_no_rows_and_no_paths(mode):
+    for kind in CG:
+        product = make(kind, mode=mode)
+        assert product(*inputs(product, rows=0)).shape == (0, 2, 25)
+    irreps = natural_irreps(1)
+    empty = TensorProduct("cg_stacked", irreps, irreps, irreps, 2, mode=mode, paths=[]).double()
+    found = empty(*inputs(empty))
+    assert found.shape == (3, 2, 4) and not found.any()
+
+
+@pytest.mark.parametrize("mode", ["uuu", "uvu", "uvw"])
 def test_product_is_that_of_e3nn(mode):
     irreps = parse_irreps("0e+1o+2e")
     channels, of_y, of_out = 3, {"uuu": 3, "uvu": 2, "uvw": 2}[mode], {"uvw": 4}.get(mode, 3)
