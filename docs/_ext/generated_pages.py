@@ -84,6 +84,7 @@ MODULES = {
         "geomlib.models.shyre.calibration",
         "geomlib.models.sphnet.net",
         "geomlib.models.sphnet.qhnet",
+        "geomlib.models.sphnet.qhnetv2",
     ),
     "Files": (
         "geomlib.files.modelfile",

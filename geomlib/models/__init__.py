@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from geomlib.models.spe.net import GPS as GPS
     from geomlib.models.sphnet.net import SPHNet as SPHNet
     from geomlib.models.sphnet.qhnet import QHNet as QHNet
+    from geomlib.models.sphnet.qhnetv2 import QHNetV2 as QHNetV2
 
 __all__ = [
     "DMPNN",
@@ -39,6 +40,7 @@ __all__ = [
     "MixtureNet",
     "MultiHeadDPA3",
     "QHNet",
+    "QHNetV2",
     "SHyRe",
     "SPHNet",
     "family",
@@ -57,6 +59,7 @@ FAMILIES: dict[str, str] = {
     "mist-property": "geomlib.models.mist.property:MISTProperty",
     "mixture": "geomlib.models.mist.mixture:MixtureNet",
     "qhnet": "geomlib.models.sphnet.qhnet:QHNet",
+    "qhnetv2": "geomlib.models.sphnet.qhnetv2:QHNetV2",
     "shyre": "geomlib.models.shyre.net:SHyRe",
     "sphnet": "geomlib.models.sphnet.net:SPHNet",
 }

@@ -34,6 +34,7 @@ from geomlib.models import (
     MixtureNet,
     MultiHeadDPA3,
     QHNet,
+    QHNetV2,
     SHyRe,
     SPHNet,
 )
@@ -164,6 +165,10 @@ NETS = {
     },
     "qhnet": {
         "whole": lambda: QHNet(["H", "O"], **ORBITALS, layers=4, delta=False),
+    },
+    "qhnetv2": {
+        "delta": lambda: QHNetV2(["H", "O"], **ORBITALS, layers=4),
+        "rotations": lambda: QHNetV2(["H", "O"], **ORBITALS, layers=4, copies=1, delta=False, parity=False),
     },
     "gine": {
         "spe": lambda: GINE(
@@ -323,6 +328,7 @@ INPUTS = {
     "mist-property": mixtures,
     "mixture": warm_mixtures,
     "qhnet": molecules,
+    "qhnetv2": molecules,
     "shyre": hypergraphs,
     "sphnet": molecules,
 }

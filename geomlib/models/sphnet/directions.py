@@ -7,7 +7,7 @@ from torch import Tensor
 from geomlib.data.graph import GraphData
 from geomlib.errors import DataError
 
-__all__ = ["harmonics_of", "pair_vectors"]
+__all__ = ["harmonics_of", "in_harmonic_order", "pair_vectors"]
 
 _TO_HARMONICS = [1, 2, 0]
 """Order of Cartesian components in which e3nn's harmonics have the order of PySCF's orbitals."""
@@ -28,9 +28,14 @@ def pair_vectors(batch: GraphData, dtype: torch.dtype) -> tuple[Float[Tensor, "p
     return vectors.to(dtype), distance.to(dtype)
 
 
+def in_harmonic_order(vectors: Float[Tensor, "rows 3"]) -> Float[Tensor, "rows 3"]:
+    """Vectors (x, y, z) with the order of components that features of degree 1 have."""
+    return vectors[:, _TO_HARMONICS]
+
+
 def harmonics_of(l_max: int, vectors: Float[Tensor, "edges 3"]) -> Float[Tensor, "components edges"]:
     """Spherical harmonics of the directions up to a degree, each component with unit variance over the sphere."""
     from e3nn import o3
 
-    turned = vectors[:, _TO_HARMONICS]
+    turned = in_harmonic_order(vectors)
     return o3.spherical_harmonics(list(range(l_max + 1)), turned, normalize=True, normalization="component").T
