@@ -19,11 +19,8 @@ Migration = Callable[[dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any], 
 
 
 def _sphnet_2(manifest: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Features of pairs had every irrep of both parities, and gates were as wide as these."""
-    config = manifest["config"]
-    irreps = (1 + config["parity"]) * (config["l_max"] + 1)
-    added = {"pair_irreps": "all", "gate_width": irreps * config["channels"]}
-    return {**manifest, "config": {**config, **added}}, tensors
+    """Features of pairs had every irrep of both parities."""
+    return {**manifest, "config": {**manifest["config"], "pair_irreps": "all"}}, tensors
 
 
 MIGRATIONS: Mapping[str, Mapping[int, Migration]] = {"sphnet": {1: _sphnet_2}}

@@ -67,8 +67,7 @@ class SPHNet(Net):
         parity: O(3) instead of SO(3); features then have both parities, so that every block stays within reach.
         normalization: `component` or, for published weights, `published`.
         norm: normalise the messages.
-        gate_width: hidden width of the gates behind the four products; by default that of the gates of atoms,
-            (l_max + 1)·channels, as published.
+        gate_width: hidden width of the gates behind the four products; by default that of the norms which they read.
         pair_irreps: with `parity`, `needed`: features of pairs have the irreps of the atoms and what blocks need of
             those of the other parity; `all`: all of these, as in model files of version 1.
     Inputs (batch fields): pos [nodes, 3, Å], atomic_number; initial_hamiltonian [entries, Hartree] with `delta`
@@ -136,7 +135,6 @@ class SPHNet(Net):
             raise ConfigError(f"SPHNet gate_width={gate_width}: expected at least 1")
         if pair_irreps not in ("needed", "all"):
             raise ConfigError(f"SPHNet pair_irreps='{pair_irreps}': expected needed or all")
-        gate_width = (l_max + 1) * channels if gate_width is None else gate_width
         self.config = {
             "elements": names,
             "basis": basis,

@@ -28,7 +28,7 @@ class DiagonalLayer(nn.Module):
         irreps: of the result.
         channels: number of channels.
         residual: whether x and the layer before are added.
-        gate_width: hidden width of the gate behind the product.
+        gate_width: hidden width of the gate behind the product; that of the norms which it reads by default.
         normalization: constants of the product.
         schedule: of the paths of the product; None keeps all.
         kept: numbers of the paths that are left where the choice was made for good.
@@ -43,7 +43,7 @@ class DiagonalLayer(nn.Module):
         channels: int,
         *,
         residual: bool,
-        gate_width: int,
+        gate_width: int | None = None,
         normalization: Normalization,
         schedule: PathSchedule | None = None,
         kept: Sequence[int] | None = None,
@@ -86,7 +86,7 @@ class PairLayer(nn.Module):
         irreps: of the result.
         channels: number of channels.
         functions: radial functions.
-        gate_width: hidden width of the gate behind the product.
+        gate_width: hidden width of the gate behind the product; that of the norms which it reads by default.
         normalization: constants of products and nets.
         schedule: of the paths of the product; None keeps all.
         kept: numbers of the paths that are left where the choice was made for good.
@@ -110,7 +110,7 @@ class PairLayer(nn.Module):
         channels: int,
         functions: int,
         *,
-        gate_width: int,
+        gate_width: int | None = None,
         normalization: Normalization,
         schedule: PathSchedule | None = None,
         kept: Sequence[int] | None = None,

@@ -99,7 +99,6 @@ class QHNet(Net):
         natural = natural_irreps(self.l_max)
         atoms = natural if parity else natural_irreps(self.l_max, parity=False)
         pairs = (*natural, *(Irrep(irrep.degree, -irrep.parity) for irrep in natural)) if parity else atoms
-        gate_width = len(pairs) * channels
         self.element_index = ElementIndex(self.elements)
         self.embedding = nn.Embedding(len(self.elements), channels)
         self.radial = BernsteinBasis(functions, cutoff)
@@ -115,13 +114,11 @@ class QHNet(Net):
             for number in range(layers)
         )
         self.diagonal = nn.ModuleList(
-            DiagonalLayer(atoms, pairs, channels, residual=True, gate_width=gate_width, normalization=constants)
+            DiagonalLayer(atoms, pairs, channels, residual=True, normalization=constants)
             for _ in range(layers - _MESSAGES_ONLY)
         )
         self.pairs = nn.ModuleList(
-            PairLayer(
-                atoms, pairs, channels, functions, gate_width=gate_width, normalization=constants, mean_scalars=False
-            )
+            PairLayer(atoms, pairs, channels, functions, normalization=constants, mean_scalars=False)
             for _ in range(layers - _MESSAGES_ONLY)
         )
         self.diagonal_out = SphericalLinear(pairs, channels, bottleneck, bias=False)

@@ -70,10 +70,13 @@ def test_pairs_have_the_irreps_that_blocks_need():
     BlockExpansion((3, 2, 1), block_irreps((3, 2, 1), natural), 2, 4, 4)  # finds all of its irreps
 
 
-def test_gates_behind_products_are_as_wide_as_those_of_atoms():
+def test_gates_behind_products_are_as_wide_as_said():
     options = {"basis": "sto-3g", "channels": 4, "short_layers": 1, "heads": 2, "delta": False}
-    net, old = SPHNet(["H", "O"], **options), SPHNet(["H", "O"], gate_width=24, pair_irreps="all", **options)
-    for layer in (*net.diagonal, *net.pairs):
-        assert layer.gate.gate[0].weight.shape == (3 * 4, 4 * 4)  # degrees 0, 1, 2 of atoms; 1e of pairs beside them
-    for layer in (*old.diagonal, *old.pairs):
-        assert layer.gate.gate[0].weight.shape == (24, 6 * 4)
+    for more, irreps, width in (
+        ({}, 4, 4 * 4),  # degrees 0, 1, 2 of atoms, and 1e of pairs beside them
+        ({"pair_irreps": "all"}, 6, 6 * 4),
+        ({"gate_width": 10}, 4, 10),
+    ):
+        net = SPHNet(["H", "O"], **options, **more)
+        for layer in (*net.diagonal, *net.pairs):
+            assert layer.gate.gate[0].weight.shape == (width, irreps * 4)

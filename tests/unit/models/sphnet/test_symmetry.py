@@ -142,17 +142,18 @@ def test_order_of_atoms_and_batch_play_no_part(name):
     disturb(net)
     pos, number = methanol()
     before = matrix(net, pos, number)
+    rounding = 1e-12 * max(1.0, float(before.abs().max()))  # disturbed nets give up to some hundred Hartree
     order = torch.tensor([4, 1, 0, 5, 3, 2])
     atom, _ = net.layout.orbitals(number)
     rows = torch.cat([(atom == k).nonzero().squeeze(1) for k in order])
-    assert float((matrix(net, pos[order], number[order]) - before[rows][:, rows]).abs().max()) < 1e-12
+    assert float((matrix(net, pos[order], number[order]) - before[rows][:, rows]).abs().max()) < rounding
     water = GraphData(
         pos=torch.tensor([[0.0, 0, 0], [0.9, 0.2, 0], [-0.3, 0.9, 0]]).double(), atomic_number=torch.tensor([8, 1, 1])
     )
     whole = GraphData(pos=pos, atomic_number=number)
     batch = collate([net.spec.build(graph) for graph in (water, whole, water)])
     parts = net(batch)["hamiltonian"].detach().split([24**2, len(atom) ** 2, 24**2])
-    assert float((parts[1].view_as(before) - before).abs().max()) < 1e-12
+    assert float((parts[1].view_as(before) - before).abs().max()) < rounding
     assert torch.allclose(parts[0], parts[2], atol=1e-13)
 
 
