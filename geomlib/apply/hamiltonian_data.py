@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from geomlib.apply.orbitals.fock import mean_field, pyscf_molecule
 from geomlib.data.graph import GraphData
 from geomlib.data.hamiltonians import MATRIX_FIELDS
+from geomlib.data.theory import plain_basis, plain_functional
 from geomlib.errors import DataError, FileFormatError, GeomlibError
 from geomlib.nn.orbitals import generalised_eigenproblem
 
@@ -72,7 +73,7 @@ class HamiltonianFile:
 
     def _compare(self, found: Mapping[str, Any], where: str) -> None:
         for name, value in self.settings.items():
-            if found.get(name) != value:
+            if _plain(name, found.get(name)) != _plain(name, value):
                 raise FileFormatError(
                     f"{where}: was made with {name} {found.get(name)}, not {value}: name another file"
                 )
@@ -161,6 +162,13 @@ class HamiltonianFile:
                             group[name] = values[name]
         unfinished.replace(self.path)
         shutil.rmtree(self.parts, ignore_errors=True)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A setting of a file for comparison: names of basis sets and functionals without their spelling."""
+    if value is None or name not in ("basis", "xc"):
+        return value
+    return plain_basis(str(value)) if name == "basis" else plain_functional(str(value))
 
 
 def _open(path: Path) -> h5py.File:

@@ -85,6 +85,9 @@ class TestFile:
         HamiltonianFile(tmp_path / "a.h5", BASIS, FUNCTIONAL).extend(enumerate([1]), fake)
         with pytest.raises(FileFormatError, match=r"a.h5: was made with xc b3lyp5, not pbe: name another file"):
             HamiltonianFile(tmp_path / "a.h5", BASIS, "pbe")
+        with pytest.raises(FileFormatError, match="was made with grids_level 3, not 4"):
+            HamiltonianFile(tmp_path / "a.h5", BASIS, FUNCTIONAL, level=4)
+        assert HamiltonianFile(tmp_path / "a.h5", BASIS.upper(), "B3LYPV5").done == {0}
         (tmp_path / "b.h5").write_text("text")
         with pytest.raises(FileFormatError, match="is no HDF5 file"):
             HamiltonianFile(tmp_path / "b.h5", BASIS, "pbe")
