@@ -209,11 +209,16 @@ def test_order_of_atoms_and_batch_play_no_part():
     assert torch.allclose(parts[1], matrix(net, pos[:1], torch.tensor([8])).flatten(), atol=1e-13)
 
 
-def test_single_precision():
+@pytest.mark.parametrize("state", ["fresh", "perturbed"])
+def test_single_precision(state):
     net = make().float()
+    if state == "perturbed":
+        perturb_parameters(net)
     pos, number = molecule()
+    upright = torch.tensor([[0.0, 0, -1.16], [0, 0, 0], [1e-7, 0, 1.17]]).double()
     for improper in (False, True):
         assert turning_error(net, pos, number, orthogonal(1, improper)) < 1e-5
+        assert turning_error(net, upright, torch.tensor([8, 6, 8]), orthogonal(1, improper)) < 1e-5
 
 
 @pytest.mark.parametrize("parity", [True, False])
