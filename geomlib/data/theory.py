@@ -25,7 +25,7 @@ def plain_functional(name: str) -> str:
     A file whose matrices an older PySCF made with the word `b3lyp` should say `b3lyp5`. A remark in brackets behind the
     name, `b3lyp5 (with VWN5)`, plays no part.
     """
-    plain = _joined(name.split("(")[0])
+    plain = _joined(name.split(" (")[0])
     return _SAME_FUNCTIONAL.get(plain, plain)
 
 

@@ -35,6 +35,7 @@ def store(path, functional="b3lyp5"):
         ("pbe", "PBE,PBE", "pbe0"),
         ("PBE0", "pbe1pbe", "pbe"),
         ("wb97x-d3", "WB97X_D3", "wb97x"),
+        ("b3lyp-d3(bj)", "B3LYP-D3(BJ)", "b3lyp-d3"),
     ],
 )
 def test_names_of_one_functional_are_one(name, same, other):
