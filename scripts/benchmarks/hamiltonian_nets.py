@@ -1,7 +1,7 @@
 """SPHNet, QHNet and QHNetV2 with equal channels: error after equal training, and time.
 
-    python scripts/benchmarks/hamiltonian_nets.py [--learn water.h5] [--steps 600] [--seeds 0] [--structures ethanol.h5]
-        [--molecules 2] [--channels 128] [--repeats 5] [--nets sphnet qhnet qhnetv2] [--json]
+    python scripts/benchmarks/hamiltonian_nets.py [--learn water.h5] [--steps 600] [--rate 3e-3] [--seeds 0]
+        [--structures ethanol.h5] [--molecules 2] [--channels 128] [--repeats 5] [--nets sphnet qhnet qhnetv2] [--json]
 
 Both files of matrices are read by `HamiltonianStore`; by default they are `water_train.h5` and `ethanol_train.h5` of
 `../shared/data/hamiltonian_pyscf`. All in single precision on one thread, all times CPU seconds of the process.
@@ -43,6 +43,11 @@ def cpu(function: Callable[[], object]) -> float:
     return time.process_time() - begin
 
 
+def elements(store: HamiltonianStore, count: int) -> list[str]:
+    """Symbols of the first molecules, by atomic number."""
+    return [SYMBOLS[z] for z in sorted({int(z) for k in range(count) for z in store[k].atomic_number})]
+
+
 def parameters(net: nn.Module) -> int:
     """Their number."""
     return sum(parameter.numel() for parameter in net.parameters())
@@ -51,12 +56,11 @@ def parameters(net: nn.Module) -> int:
 def measure(names: Sequence[str], args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Times of all nets, in turn."""
     store = HamiltonianStore(args.structures)
-    numbers = sorted({int(z) for k in range(args.molecules) for z in store[k].atomic_number})
     nets: dict[str, Any] = {}
     batches: dict[str, GraphData] = {}
     for name in names:
         torch.manual_seed(0)
-        net = NETS[name]([SYMBOLS[z] for z in numbers], channels=args.channels, delta=False)
+        net = NETS[name](elements(store, args.molecules), channels=args.channels, delta=False)
         nets[name] = net
         batches[name] = collate([net.spec.build(store[number]) for number in range(args.molecules)])
     rows: dict[str, dict[str, float]] = {name: {} for name in names}
@@ -82,10 +86,10 @@ def learn(name: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
     """Error on the last tenth after training on the first eight tenths."""
     store = HamiltonianStore(args.learn)
     torch.manual_seed(seed)
-    net = NETS[name](["H", "O"], channels=32, bottleneck=16, **RECIPE.get(name, {}))
+    net = NETS[name](elements(store, len(store)), channels=32, bottleneck=16, **RECIPE.get(name, {}))
     graphs = [net.spec.build(store[number]) for number in range(len(store))]
     train, test = graphs[: 8 * len(graphs) // 10], collate(graphs[9 * len(graphs) // 10 :])
-    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=args.rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.003 ** (1 / args.steps))
     generator = torch.Generator().manual_seed(0)
     begin = time.process_time()
@@ -124,6 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--learn", metavar="FILE", default=str(SHARED / "water_train.h5"))
     parser.add_argument("--steps", type=int, default=600, help="of training; 0 trains none")
+    parser.add_argument("--rate", type=float, default=3e-3, help="of learning at the beginning")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--structures", metavar="FILE", default=str(SHARED / "ethanol_train.h5"))
     parser.add_argument("--molecules", type=int, default=2)
