@@ -84,7 +84,7 @@ MODULES = {
         "geomlib.models.shyre.calibration",
         "geomlib.models.sphnet.net",
         "geomlib.models.sphnet.qhnet",
-        "geomlib.models.sphnet.qhnetv2",
+        "geomlib.models.sphnet.so2net",
     ),
     "Files": (
         "geomlib.files.modelfile",

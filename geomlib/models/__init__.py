@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from geomlib.models.spe.net import GPS as GPS
     from geomlib.models.sphnet.net import SPHNet as SPHNet
     from geomlib.models.sphnet.qhnet import QHNet as QHNet
-    from geomlib.models.sphnet.qhnetv2 import QHNetV2 as QHNetV2
+    from geomlib.models.sphnet.so2net import SO2Net as SO2Net
 
 __all__ = [
     "DMPNN",
@@ -40,8 +40,8 @@ __all__ = [
     "MixtureNet",
     "MultiHeadDPA3",
     "QHNet",
-    "QHNetV2",
     "SHyRe",
+    "SO2Net",
     "SPHNet",
     "family",
 ]
@@ -59,8 +59,8 @@ FAMILIES: dict[str, str] = {
     "mist-property": "geomlib.models.mist.property:MISTProperty",
     "mixture": "geomlib.models.mist.mixture:MixtureNet",
     "qhnet": "geomlib.models.sphnet.qhnet:QHNet",
-    "qhnetv2": "geomlib.models.sphnet.qhnetv2:QHNetV2",
     "shyre": "geomlib.models.shyre.net:SHyRe",
+    "so2net": "geomlib.models.sphnet.so2net:SO2Net",
     "sphnet": "geomlib.models.sphnet.net:SPHNet",
 }
 """Family name → where its net stands. Packages add theirs through the entry-point group `geomlib.models`."""

@@ -1,7 +1,7 @@
-"""SPHNet, QHNet and QHNetV2 with equal channels: error after equal training, and time.
+"""SPHNet, QHNet and SO2Net with equal channels: error after equal training, and time.
 
     python scripts/benchmarks/hamiltonian_nets.py [--learn water.h5] [--steps 600] [--rate 3e-3] [--seeds 0]
-        [--structures ethanol.h5] [--molecules 2] [--channels 128] [--repeats 5] [--nets sphnet qhnet qhnetv2] [--json]
+        [--structures ethanol.h5] [--molecules 2] [--channels 128] [--repeats 5] [--nets sphnet qhnet so2net] [--json]
 
 Both files of matrices are read by `HamiltonianStore`; by default they are `water_train.h5` and `ethanol_train.h5` of
 `../shared/data/hamiltonian_pyscf`. All in single precision on one thread, all times CPU seconds of the process.
@@ -27,10 +27,10 @@ from torch import nn
 from geomlib.allocator import keep_freed_memory
 from geomlib.data.graph import GraphData, collate
 from geomlib.data.hamiltonians import HamiltonianStore
-from geomlib.models import QHNet, QHNetV2, SPHNet
+from geomlib.models import QHNet, SO2Net, SPHNet
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "hamiltonian_pyscf"
-NETS: dict[str, Callable[..., Any]] = {"sphnet": SPHNet, "qhnet": QHNet, "qhnetv2": QHNetV2}
+NETS: dict[str, Callable[..., Any]] = {"sphnet": SPHNet, "qhnet": QHNet, "so2net": SO2Net}
 SYMBOLS = {1: "H", 6: "C", 7: "N", 8: "O", 9: "F"}
 RECIPE: dict[str, dict[str, Any]] = {"sphnet": {"short_layers": 2, "heads": 4, "vector_functions": 32}}
 """What else the recipe says."""

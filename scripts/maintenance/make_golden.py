@@ -34,8 +34,8 @@ from geomlib.models import (
     MixtureNet,
     MultiHeadDPA3,
     QHNet,
-    QHNetV2,
     SHyRe,
+    SO2Net,
     SPHNet,
 )
 
@@ -166,9 +166,9 @@ NETS = {
     "qhnet": {
         "whole": lambda: QHNet(["H", "O"], **ORBITALS, layers=4, delta=False),
     },
-    "qhnetv2": {
-        "delta": lambda: QHNetV2(["H", "O"], **ORBITALS, layers=4),
-        "rotations": lambda: QHNetV2(["H", "O"], **ORBITALS, layers=4, copies=1, delta=False, parity=False),
+    "so2net": {
+        "delta": lambda: SO2Net(["H", "O"], **ORBITALS, layers=4),
+        "rotations": lambda: SO2Net(["H", "O"], **ORBITALS, layers=4, copies=1, delta=False, parity=False),
     },
     "gine": {
         "spe": lambda: GINE(
@@ -328,7 +328,7 @@ INPUTS = {
     "mist-property": mixtures,
     "mixture": warm_mixtures,
     "qhnet": molecules,
-    "qhnetv2": molecules,
+    "so2net": molecules,
     "shyre": hypergraphs,
     "sphnet": molecules,
 }

@@ -1,7 +1,7 @@
-"""SPHNet, QHNet and QHNetV2: Kohn-Sham matrices."""
+"""SPHNet, QHNet and SO2Net: Kohn-Sham matrices."""
 
 from geomlib.models.sphnet.net import SPHNet
 from geomlib.models.sphnet.qhnet import QHNet
-from geomlib.models.sphnet.qhnetv2 import QHNetV2
+from geomlib.models.sphnet.so2net import SO2Net
 
-__all__ = ["QHNet", "QHNetV2", "SPHNet"]
+__all__ = ["QHNet", "SO2Net", "SPHNet"]

@@ -1,4 +1,4 @@
-"""QHNetV2: whatever the frames are, the matrix turns with the molecule, and every block of it is within reach."""
+"""SO2Net: whatever the frames are, the matrix turns with the molecule, and every block of it is within reach."""
 
 import json
 
@@ -10,8 +10,8 @@ from geomlib.data.atoms import from_atoms
 from geomlib.data.graph import GraphData, collate
 from geomlib.data.orbitals import shells_of
 from geomlib.errors import ConfigError, DataError
-from geomlib.models import QHNetV2
-from geomlib.models.sphnet import qhnetv2
+from geomlib.models import SO2Net
+from geomlib.models.sphnet import so2net
 from geomlib.models.sphnet.expansion import block_irreps
 from geomlib.models.sphnet.frame import FrameLayout
 from geomlib.models.sphnet.frame_layers import FrameProduct, sum_over_degrees
@@ -31,10 +31,10 @@ def keep_random_state():
     torch.set_rng_state(state)
 
 
-def make(**options) -> QHNetV2:
+def make(**options) -> SO2Net:
     torch.manual_seed(0)
     small = {"channels": 8, "bottleneck": 4, "functions": 8, "layers": 4, "delta": False, **options}
-    return QHNetV2(["H", "C", "O"], **small).double()
+    return SO2Net(["H", "C", "O"], **small).double()
 
 
 def molecule(seed: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -100,7 +100,7 @@ class TestSuite(NetTests):
     def test_config_round_trip(self):
         """As in the suite, which asks for a net that is made in float64."""
         net = self.make_net()
-        again = QHNetV2(**json.loads(json.dumps(net.config))).double()
+        again = SO2Net(**json.loads(json.dumps(net.config))).double()
         again.load_state_dict(net.state_dict(), strict=True)
         assert again.config == net.config and again.spec == net.spec
         pos, number = molecule()
@@ -153,7 +153,7 @@ def test_turns_around_the_pairs_play_no_part(parity, monkeypatch):
         about[:, 0, 2], about[:, 2, 0] = angle.sin(), -angle.sin()
         return wigner_blocks(l_max, aligned_frames(direction) @ about)
 
-    monkeypatch.setattr(qhnetv2, "rotation_blocks", turned)
+    monkeypatch.setattr(so2net, "rotation_blocks", turned)
     assert float((matrix(net, pos, number) - before).abs().max()) < 1e-12
 
 
@@ -245,7 +245,7 @@ def test_other_basis_sets(basis):
     net = make(basis=basis)
     pos, number = molecule()
     assert turning_error(net, pos[:3], number[:3], orthogonal(1, improper=True)) < 1e-9
-    only_s = QHNetV2(["H"], basis="sto-3g", channels=4, bottleneck=2, layers=4, delta=False).double()
+    only_s = SO2Net(["H"], basis="sto-3g", channels=4, bottleneck=2, layers=4, delta=False).double()
     assert matrix(only_s, pos[:2], torch.tensor([1, 1])).shape == (2, 2)
 
 
@@ -289,7 +289,7 @@ def test_bad_input_is_said():
         ({"bottleneck": 0}, "bottleneck=0: expected at least 1"),
     ):
         with pytest.raises(ConfigError, match=message):
-            QHNetV2(["H"], **options)
+            SO2Net(["H"], **options)
     with pytest.raises(DataError, match="no field 'initial_hamiltonian'"):
         net = make(delta=True)
         entries(net, *molecule())

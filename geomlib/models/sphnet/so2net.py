@@ -1,4 +1,4 @@
-"""QHNetV2: Kohn-Sham matrices by products in the frames of pairs of atoms instead of Clebsch-Gordan products."""
+"""SO2Net: Kohn-Sham matrices by products in the frames of pairs of atoms instead of Clebsch-Gordan products."""
 
 from collections.abc import Iterable
 
@@ -24,13 +24,13 @@ from geomlib.nn.spherical import NormGate, SphericalLinear
 from geomlib.nn.tensor_product import natural_irreps
 from geomlib.nn.tensor_product.so2 import rotation_blocks
 
-__all__ = ["QHNetV2"]
+__all__ = ["SO2Net"]
 
 _MESSAGES_ONLY = 3
 """Layers before the first one that makes features of pairs."""
 
 
-class QHNetV2(Net):
+class SO2Net(Net):
     """Kohn-Sham (Fock) matrix of a molecule in a basis of atomic orbitals.
 
     All products of features are made in the frames of pairs of atoms, where they are those of complex numbers. What a
@@ -54,14 +54,14 @@ class QHNetV2(Net):
     Returns: hamiltonian [entries, Hartree], float64, row after row in PySCF's order
     Raises:
         ConfigError: arguments out of range.
-    Source: Yu et al. 2025 (arXiv 2506.09398), Passaro and Zitnick 2023 (eSCN, arXiv 2302.03655): linear maps, gates and
-        products in the frames. Details are our own, so published numbers are not those of this net: messages, blocks of
-        pairs and blocks of atoms are maps of one product of both atoms' features, instead of modules of their own;
-        weights of the sums over degrees come from distances alone; there is no layer norm and no product of an atom's
-        features with the sum of its messages; reflections are kept unless `parity` is off.
+    Source: Yu et al. 2025 (QHNetV2, arXiv 2506.09398), Passaro and Zitnick 2023 (eSCN, arXiv 2302.03655): linear maps,
+        gates and products in the frames. It is another net than QHNetV2: messages, blocks of pairs and blocks of atoms
+        are maps of one product of both atoms' features, instead of modules of their own; weights of the sums over
+        degrees come from distances alone; there is no layer norm and no product of an atom's features with the sum of
+        its messages; reflections are kept unless `parity` is off.
     """
 
-    family = "qhnetv2"
+    family = "so2net"
     family_version = 1
     outputs: tuple[str, ...] = ("hamiltonian",)
 
@@ -82,10 +82,10 @@ class QHNetV2(Net):
     ) -> None:
         super().__init__()
         if layers <= _MESSAGES_ONLY:
-            raise ConfigError(f"QHNetV2 layers={layers}: expected more than {_MESSAGES_ONLY}")
+            raise ConfigError(f"SO2Net layers={layers}: expected more than {_MESSAGES_ONLY}")
         for name, value in (("channels", channels), ("bottleneck", bottleneck), ("copies", copies)):
             if value < 1:
-                raise ConfigError(f"QHNetV2 {name}={value}: expected at least 1")
+                raise ConfigError(f"SO2Net {name}={value}: expected at least 1")
         self.elements = list(elements)
         self.config = {
             "elements": self.elements,
