@@ -1,23 +1,19 @@
 """SPHNet: Kohn-Sham matrices from equivariant features of atoms and pairs, with learned sparsity."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from geomlib.data.graph import GraphData
-from geomlib.data.orbitals import OrbitalLayout
 from geomlib.errors import ConfigError
-from geomlib.graphs.orbitals import OrbitalEntries
-from geomlib.graphs.spec import GraphSpec
-from geomlib.models.base import Net
 from geomlib.models.sphnet.compaction import Shrunk
 from geomlib.models.sphnet.directions import harmonics_of, pair_vectors
-from geomlib.models.sphnet.entries import hamiltonian_of_blocks
 from geomlib.models.sphnet.expansion import BlockExpansion, block_irreps
 from geomlib.models.sphnet.groups import atom_groups
+from geomlib.models.sphnet.hamiltonian_net import HamiltonianNet
 from geomlib.models.sphnet.interaction import SphericalInteraction
 from geomlib.models.sphnet.normalization import Normalization
 from geomlib.models.sphnet.pairs import DiagonalLayer, PairLayer
@@ -25,14 +21,13 @@ from geomlib.models.sphnet.path_gate import PathSchedule
 from geomlib.models.sphnet.radial import BernsteinBasis
 from geomlib.models.sphnet.vectorial import VectorialInteraction
 from geomlib.nn.constants import follow_loaded_precision
-from geomlib.nn.elements import ElementIndex
 from geomlib.nn.spherical import SphericalLinear
 from geomlib.nn.tensor_product import Irrep, all_paths, natural_irreps
 
 __all__ = ["SPHNet"]
 
 
-class SPHNet(Net):
+class SPHNet(HamiltonianNet):
     """Kohn-Sham (Fock) matrix of a molecule in a basis of atomic orbitals.
 
     Scalars of the atoms (`VectorialInteraction`) are lifted to spherical features by two layers of messages. Products
@@ -80,7 +75,6 @@ class SPHNet(Net):
 
     family = "sphnet"
     family_version = 2
-    outputs: tuple[str, ...] = ("hamiltonian",)
 
     def __init__(
         self,
@@ -114,13 +108,12 @@ class SPHNet(Net):
         gate_width: int | None = None,
         pair_irreps: str = "needed",
     ) -> None:
-        super().__init__()
-        names = list(elements)
-        layout = OrbitalLayout(basis, tuple(names))
-        least = 2 * (len(layout.shells) - 1)
-        l_max = least if l_max is None else l_max
-        if l_max < least:
-            raise ConfigError(f"SPHNet l_max={l_max}: blocks of {basis} with {names} need at least {least}")
+        super().__init__(elements, basis, delta)
+        l_max = self.least_l_max if l_max is None else l_max
+        if l_max < self.least_l_max:
+            raise ConfigError(
+                f"SPHNet l_max={l_max}: blocks of {basis} with {self.elements} need at least {self.least_l_max}"
+            )
         if channels % heads:
             raise ConfigError(f"SPHNet channels={channels} is no multiple of heads={heads}")
         if not 0 <= pair_sparsity < 1:
@@ -136,7 +129,7 @@ class SPHNet(Net):
         if pair_irreps not in ("needed", "all"):
             raise ConfigError(f"SPHNet pair_irreps='{pair_irreps}': expected needed or all")
         self.config = {
-            "elements": names,
+            "elements": self.elements,
             "basis": basis,
             "functional": functional,
             "channels": channels,
@@ -165,11 +158,7 @@ class SPHNet(Net):
             "gate_width": gate_width,
             "pair_irreps": pair_irreps,
         }
-        self.elements = names
-        self.layout = layout
-        self.spec = GraphSpec((OrbitalEntries(basis, tuple(names)),))
-        self.inputs = ("pos", "atomic_number", *(("initial_hamiltonian",) if delta else ()))
-        self.delta, self.l_max, self.both_orders = delta, l_max, both_orders
+        self.l_max, self.both_orders = l_max, both_orders
         self.bond_cutoff, self.cutoff, self.group_size = bond_cutoff, cutoff, group_size
         constants = Normalization(normalization == "published")
         natural = natural_irreps(l_max)
@@ -178,7 +167,7 @@ class SPHNet(Net):
         if parity and pair_irreps == "all":
             pairs = (*natural, *(Irrep(irrep.degree, -irrep.parity) for irrep in natural))
         elif parity:
-            pairs = block_irreps(layout.shells, natural)
+            pairs = block_irreps(self.layout.shells, natural)
         self.vectorial = VectorialInteraction(
             channels, short_layers, long_layers, heads, vector_functions, short_cutoff, long_cutoff
         )
@@ -228,9 +217,8 @@ class SPHNet(Net):
         )
         self.diagonal_out = SphericalLinear(pairs, channels, bottleneck, bias=False)
         self.pairs_out = SphericalLinear(pairs, channels, bottleneck, bias=False)
-        self.diagonal_blocks = BlockExpansion(layout.shells, pairs, bottleneck, channels, channels)
-        self.pair_blocks = BlockExpansion(layout.shells, pairs, bottleneck, channels, channels)
-        self.element_index = ElementIndex(names)
+        self.diagonal_blocks = BlockExpansion(self.layout.shells, pairs, bottleneck, channels, channels)
+        self.pair_blocks = BlockExpansion(self.layout.shells, pairs, bottleneck, channels, channels)
         follow_loaded_precision(self)
 
     def _schedule(self, count: int, seed: int) -> PathSchedule | None:
@@ -293,10 +281,6 @@ class SPHNet(Net):
 
     # ---------------------------------------------------------------- evaluation
 
-    def forward(self, batch: GraphData) -> dict[str, Tensor]:
-        """Predict."""
-        return {"hamiltonian": hamiltonian_of_blocks(batch, *self.blocks(batch), delta=self.delta)}
-
     def blocks(self, batch: GraphData) -> tuple[Float[Tensor, "nodes b b"], Float[Tensor, "pairs b b"]]:
         """Blocks of atoms (symmetric) and of pairs i > j, in the order of `pair_index` [Hartree]."""
         self.element_index(batch.atomic_number)  # raises where an element is unknown
@@ -351,7 +335,3 @@ class SPHNet(Net):
             x = layer(x, index, radial, harmonics, graph[index[0]], graphs)
             features.append(x)
         return features
-
-    @torch.no_grad()
-    def fit_statistics(self, graphs: Iterable[GraphData]) -> None:
-        """Nothing: the net has no statistics of data."""

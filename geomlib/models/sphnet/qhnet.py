@@ -1,26 +1,19 @@
 """QHNet: Kohn-Sham matrices from equivariant features without vectorial part and without gates, for comparison."""
 
-from collections.abc import Iterable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from geomlib.data.graph import GraphData
-from geomlib.data.orbitals import OrbitalLayout
 from geomlib.errors import ConfigError
-from geomlib.graphs.orbitals import OrbitalEntries
-from geomlib.graphs.spec import GraphSpec
-from geomlib.models.base import Net
 from geomlib.models.sphnet.directions import harmonics_of, pair_vectors
-from geomlib.models.sphnet.entries import hamiltonian_of_blocks
 from geomlib.models.sphnet.expansion import BlockExpansion
+from geomlib.models.sphnet.hamiltonian_net import HamiltonianNet
 from geomlib.models.sphnet.interaction import SphericalInteraction
 from geomlib.models.sphnet.normalization import Normalization
 from geomlib.models.sphnet.pairs import DiagonalLayer, PairLayer
 from geomlib.models.sphnet.radial import BernsteinBasis
 from geomlib.nn.constants import follow_loaded_precision
-from geomlib.nn.elements import ElementIndex
 from geomlib.nn.spherical import SphericalLinear
 from geomlib.nn.tensor_product import Irrep, natural_irreps
 
@@ -30,7 +23,7 @@ _MESSAGES_ONLY = 3
 """Layers before the first one that makes features of pairs."""
 
 
-class QHNet(Net):
+class QHNet(HamiltonianNet):
     """Kohn-Sham (Fock) matrix of a molecule in a basis of atomic orbitals.
 
     Args:
@@ -55,7 +48,6 @@ class QHNet(Net):
 
     family = "qhnet"
     family_version = 1
-    outputs: tuple[str, ...] = ("hamiltonian",)
 
     def __init__(
         self,
@@ -72,12 +64,11 @@ class QHNet(Net):
         parity: bool = True,
         normalization: str = "component",
     ) -> None:
-        super().__init__()
+        super().__init__(elements, basis, delta)
         if layers <= _MESSAGES_ONLY:
             raise ConfigError(f"QHNet layers={layers}: expected more than {_MESSAGES_ONLY}")
         if normalization not in ("component", "published"):
             raise ConfigError(f"QHNet normalization='{normalization}': expected component or published")
-        self.elements = list(elements)
         self.config = {
             "elements": self.elements,
             "basis": basis,
@@ -91,15 +82,11 @@ class QHNet(Net):
             "parity": parity,
             "normalization": normalization,
         }
-        self.layout = OrbitalLayout(basis, tuple(self.elements))
-        self.spec = GraphSpec((OrbitalEntries(basis, tuple(self.elements)),))
-        self.inputs = ("pos", "atomic_number", *(("initial_hamiltonian",) if delta else ()))
-        self.delta, self.cutoff, self.l_max = delta, cutoff, 2 * (len(self.layout.shells) - 1)
+        self.cutoff, self.l_max = cutoff, self.least_l_max
         constants = Normalization(normalization == "published")
         natural = natural_irreps(self.l_max)
         atoms = natural if parity else natural_irreps(self.l_max, parity=False)
         pairs = (*natural, *(Irrep(irrep.degree, -irrep.parity) for irrep in natural)) if parity else atoms
-        self.element_index = ElementIndex(self.elements)
         self.embedding = nn.Embedding(len(self.elements), channels)
         self.radial = BernsteinBasis(functions, cutoff)
         self.interactions = nn.ModuleList(
@@ -127,10 +114,6 @@ class QHNet(Net):
         self.pair_blocks = BlockExpansion(self.layout.shells, pairs, bottleneck, 2 * channels, channels)
         follow_loaded_precision(self)
 
-    def forward(self, batch: GraphData) -> dict[str, Tensor]:
-        """Predict."""
-        return {"hamiltonian": hamiltonian_of_blocks(batch, *self.blocks(batch), delta=self.delta)}
-
     def blocks(self, batch: GraphData) -> tuple[Float[Tensor, "nodes b b"], Float[Tensor, "pairs b b"]]:
         """Blocks of atoms (symmetric) and of pairs i > j, in the order of `pair_index` [Hartree]."""
         atoms = self.embedding(self.element_index(batch.atomic_number))
@@ -155,6 +138,3 @@ class QHNet(Net):
         p = self.pair_blocks(self.pairs_out(between), torch.cat([atoms[both[0]], atoms[both[1]]], dim=1))
         forth, back = p.chunk(2)
         return d + d.transpose(1, 2), forth + back.transpose(1, 2)
-
-    def fit_statistics(self, graphs: Iterable[GraphData]) -> None:
-        """Nothing: the net has no statistics of data."""

@@ -1,25 +1,18 @@
 """SO2Net: Kohn-Sham matrices by products in the frames of pairs of atoms instead of Clebsch-Gordan products."""
 
-from collections.abc import Iterable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from geomlib.data.graph import GraphData
-from geomlib.data.orbitals import OrbitalLayout
 from geomlib.errors import ConfigError
-from geomlib.graphs.orbitals import OrbitalEntries
-from geomlib.graphs.spec import GraphSpec
-from geomlib.models.base import Net
 from geomlib.models.sphnet.directions import in_harmonic_order, pair_vectors
-from geomlib.models.sphnet.entries import hamiltonian_of_blocks
 from geomlib.models.sphnet.expansion import BlockExpansion, block_irreps
 from geomlib.models.sphnet.frame import FrameLayout
 from geomlib.models.sphnet.frame_interaction import FrameInteraction
+from geomlib.models.sphnet.hamiltonian_net import HamiltonianNet
 from geomlib.models.sphnet.radial import BernsteinBasis
 from geomlib.nn.constants import follow_loaded_precision
-from geomlib.nn.elements import ElementIndex
 from geomlib.nn.spherical import NormGate, SphericalLinear
 from geomlib.nn.tensor_product import natural_irreps
 from geomlib.nn.tensor_product.so2 import rotation_blocks
@@ -30,7 +23,7 @@ _MESSAGES_ONLY = 3
 """Layers before the first one that makes features of pairs."""
 
 
-class SO2Net(Net):
+class SO2Net(HamiltonianNet):
     """Kohn-Sham (Fock) matrix of a molecule in a basis of atomic orbitals.
 
     All products of features are made in the frames of pairs of atoms, where they are those of complex numbers. What a
@@ -63,7 +56,6 @@ class SO2Net(Net):
 
     family = "so2net"
     family_version = 1
-    outputs: tuple[str, ...] = ("hamiltonian",)
 
     def __init__(
         self,
@@ -80,13 +72,12 @@ class SO2Net(Net):
         cutoff: float = 15.0,
         parity: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(elements, basis, delta)
         if layers <= _MESSAGES_ONLY:
             raise ConfigError(f"SO2Net layers={layers}: expected more than {_MESSAGES_ONLY}")
         for name, value in (("channels", channels), ("bottleneck", bottleneck), ("copies", copies)):
             if value < 1:
                 raise ConfigError(f"SO2Net {name}={value}: expected at least 1")
-        self.elements = list(elements)
         self.config = {
             "elements": self.elements,
             "basis": basis,
@@ -100,13 +91,9 @@ class SO2Net(Net):
             "cutoff": cutoff,
             "parity": parity,
         }
-        self.layout = OrbitalLayout(basis, tuple(self.elements))
-        self.spec = GraphSpec((OrbitalEntries(basis, tuple(self.elements)),))
-        self.inputs = ("pos", "atomic_number", *(("initial_hamiltonian",) if delta else ()))
-        self.delta, self.l_max = delta, 2 * (len(self.layout.shells) - 1)
+        self.l_max = self.least_l_max
         atoms = natural_irreps(self.l_max, parity=parity)
         pairs = block_irreps(self.layout.shells, atoms) if parity else atoms
-        self.element_index = ElementIndex(self.elements)
         self.embedding = nn.Embedding(len(self.elements), channels)
         self.radial = BernsteinBasis(functions, cutoff)
         self.of_atoms, self.of_pairs = (FrameLayout(irreps, parity=parity) for irreps in (atoms, pairs))
@@ -129,10 +116,6 @@ class SO2Net(Net):
         self.diagonal_blocks = BlockExpansion(self.layout.shells, pairs, bottleneck, channels, channels)
         self.pair_blocks = BlockExpansion(self.layout.shells, pairs, bottleneck, 2 * channels, channels)
         follow_loaded_precision(self)
-
-    def forward(self, batch: GraphData) -> dict[str, Tensor]:
-        """Predict."""
-        return {"hamiltonian": hamiltonian_of_blocks(batch, *self.blocks(batch), delta=self.delta)}
 
     def blocks(self, batch: GraphData) -> tuple[Float[Tensor, "nodes b b"], Float[Tensor, "pairs b b"]]:
         """Blocks of atoms (symmetric) and of pairs i > j, in the order of `pair_index` [Hartree]."""
@@ -158,6 +141,3 @@ class SO2Net(Net):
         scalars = torch.cat([torch.cat([i, j], dim=1), torch.cat([j, i], dim=1)])
         p, q = self.pair_blocks(torch.cat([forth, back], dim=1), scalars).chunk(2)
         return d + d.transpose(1, 2), p + q.transpose(1, 2)
-
-    def fit_statistics(self, graphs: Iterable[GraphData]) -> None:
-        """Nothing: the net has no statistics of data."""
