@@ -35,9 +35,16 @@ class OrbitalEntries(Builder):
         return OrbitalLayout(self.basis, self.elements)
 
     def build(self, graph: GraphData) -> None:
-        """Add the fields to one molecule."""
-        atom, slot = self.layout().orbitals(graph.atomic_number)
-        count = len(atom)
-        graph.pair_index = torch.tril_indices(graph.num_nodes, graph.num_nodes, -1)
-        graph.entry_atom = torch.stack([atom.repeat_interleave(count), atom.repeat(count)])
-        graph.entry_slot = torch.stack([slot.repeat_interleave(count), slot.repeat(count)], dim=1)
+        """Add the fields to a molecule, or to each molecule of a batch."""
+        layout = self.layout()
+        pairs, atoms, slots, first = [], [], [], 0
+        sizes = torch.bincount(graph.node_graph, minlength=graph.num_graphs).tolist()
+        for size, numbers in zip(sizes, graph.atomic_number.split(sizes), strict=True):
+            atom, slot = layout.orbitals(numbers)
+            count = len(atom)
+            pairs.append(first + torch.tril_indices(size, size, -1))
+            atoms.append(first + torch.stack([atom.repeat_interleave(count), atom.repeat(count)]))
+            slots.append(torch.stack([slot.repeat_interleave(count), slot.repeat(count)], dim=1))
+            first += size
+        graph.pair_index, graph.entry_atom = torch.cat(pairs, dim=1), torch.cat(atoms, dim=1)
+        graph.entry_slot = torch.cat(slots)

@@ -3,6 +3,7 @@
 from geomlib.testing.calculators import CalculatorTests
 from geomlib.testing.gradients import numerical_forces, numerical_stress
 from geomlib.testing.nets import NetTests, perturb_parameters
+from geomlib.testing.orbitals import turn_of_orbitals
 from geomlib.testing.toy import ToyPotential
 
 __all__ = [
@@ -12,4 +13,5 @@ __all__ = [
     "numerical_forces",
     "numerical_stress",
     "perturb_parameters",
+    "turn_of_orbitals",
 ]

@@ -23,6 +23,7 @@ from geomlib.data.atoms import from_atoms
 from geomlib.data.fields import Field, field
 from geomlib.data.graph import GraphData, collate
 from geomlib.nn.derivative import Derivatives
+from geomlib.testing.orbitals import turn_of_orbitals
 
 __all__ = ["NetTests", "perturb_parameters"]
 
@@ -41,16 +42,18 @@ class NetTests:
     """Checks of a net on atoms; inherit and define `make_net` and `structures`.
 
     Every output is checked by its row of the field table: its shape, how it turns, how it is batched. Nets with an
-    energy are checked with their derivatives.
+    energy are checked with their derivatives. Entries of a matrix over orbitals turn as those of `net.config["basis"]`.
 
     Class attributes:
         tolerance: of equalities that hold exactly but for rounding, relative to the largest component (at least 1).
         float32_tolerance: of a net moved to float32.
+        reflections: whether they are a symmetry of the net, as rotations are.
         idle_parameters: patterns of names of parameters that no output depends on, e.g. `"blocks.5.edge_*"`.
     """
 
     tolerance: float = 1e-9
     float32_tolerance: float = 1e-4
+    reflections: bool = True
     idle_parameters: tuple[str, ...] = ()
 
     def make_net(self) -> Any:
@@ -74,7 +77,7 @@ class NetTests:
         """`type(net)(**net.config)` with the net's state is the net; the config is plain JSON."""
         net = self.make_net()
         config = json.loads(json.dumps(net.config))
-        again = type(net)(**config)
+        again = type(net)(**config).double()
         assert again.config == net.config
         again.load_state_dict(net.state_dict(), strict=True)
         assert (
@@ -92,15 +95,12 @@ class NetTests:
         graphs = [from_atoms(atoms) for atoms in self.structures().values()]
         batch = net.spec.complete(collate([net.spec.prepare(graph.clone()) for graph in graphs]))
         together = net(batch)
-        first = 0
         for position, graph in enumerate(graphs):
             alone = net(net.spec.build(graph.clone()))
-            nodes = slice(first, first + graph.num_nodes)
-            first += graph.num_nodes
             for key, value in together.items():
-                part = {"node": value[nodes], "graph": value[position : position + 1]}.get(field(key).level)
-                if part is not None:
-                    self._close(part, alone[key], f"graph {position}, '{key}' in a batch")
+                owner = _owner(field(key).level, batch)
+                if owner is not None:
+                    self._close(value[owner == position], alone[key], f"graph {position}, '{key}' in a batch")
 
     def test_no_leakage_between_structures(self):
         """Outputs of one graph of a batch do not depend on the nodes of another, exactly."""
@@ -112,9 +112,8 @@ class NetTests:
         for key, value in out.items():
             if not value.requires_grad:
                 continue
-            level = field(key).level
-            owner = batch.node_graph if level == "node" else torch.arange(batch.num_graphs)
-            if level not in ("node", "graph"):
+            owner = _owner(field(key).level, batch)
+            if owner is None:
                 continue
             for position in range(batch.num_graphs):
                 (gradient,) = torch.autograd.grad(value[owner == position].sum(), batch.pos, retain_graph=True)
@@ -180,7 +179,7 @@ class NetTests:
         rng = np.random.default_rng(0)
         for name, atoms in self.structures().items():
             expected = net(net.spec.build(from_atoms(atoms)))
-            for what in ("rotation", "reflection", "translation", "permutation"):
+            for what in ("rotation", *(["reflection"] if self.reflections else []), "translation", "permutation"):
                 matrix = _orthogonal(rng, what == "reflection") if what in ("rotation", "reflection") else np.eye(3)
                 order = rng.permutation(len(atoms)) if what == "permutation" else np.arange(len(atoms))
                 shift = rng.normal(size=3) * 5 if what == "translation" else np.zeros(3)
@@ -189,7 +188,11 @@ class NetTests:
                 other.set_positions(other.positions @ matrix.T + shift)
                 out = net(net.spec.build(from_atoms(other)))
                 for key, value in expected.items():
-                    moved = _transform(value, field(key), torch.from_numpy(matrix), torch.from_numpy(order))
+                    turn = torch.from_numpy(matrix)
+                    if field(key).level == "entry":
+                        moved = _moved_entries(value, net.config["basis"], atoms.numbers, turn, order)
+                    else:
+                        moved = _transform(value, field(key), turn, torch.from_numpy(order))
                     self._close(out[key], moved, f"{name}: '{key}' under {what}")
 
     def _close(self, found: Tensor, expected: Tensor, what: str, tolerance: float | None = None) -> None:
@@ -206,6 +209,25 @@ def _orthogonal(rng: np.random.Generator, mirror: bool) -> Any:
     if (np.linalg.det(matrix) < 0) != mirror:
         matrix[:, 0] = -matrix[:, 0]
     return matrix
+
+
+def _owner(level: str, batch: GraphData) -> Tensor | None:
+    """Graph of each row of a field of that level."""
+    return {
+        "node": lambda: batch.node_graph,
+        "graph": lambda: torch.arange(batch.num_graphs),
+        "entry": lambda: batch.node_graph[batch.entry_atom[0]],
+    }.get(level, lambda: None)()
+
+
+def _moved_entries(value: Tensor, basis: str, numbers: Any, matrix: Tensor, order: Any) -> Tensor:
+    """What entries of a matrix over orbitals become when space is turned and nodes are taken in `order`."""
+    turn = turn_of_orbitals(basis, numbers.tolist(), matrix).to(value)
+    moved = turn @ value.view(len(turn), -1) @ turn.T
+    sizes = [len(turn_of_orbitals(basis, [int(number)], matrix)) for number in numbers]
+    places = torch.arange(len(turn)).split(sizes)
+    rows = torch.cat([places[atom] for atom in order])
+    return moved[rows][:, rows].flatten()
 
 
 def _transform(value: Tensor, row: Field, matrix: Tensor, order: Tensor) -> Tensor:
