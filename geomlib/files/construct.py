@@ -16,7 +16,7 @@ from geomlib.files.migrations import migrate
 from geomlib.models import family
 from geomlib.models.base import Net
 
-__all__ = ["build_net", "choose_head", "parse_dtype", "place"]
+__all__ = ["build_net", "choose_head", "current_config", "parse_dtype", "place"]
 
 
 def build_net(manifest: dict[str, Any], tensors: dict[str, Tensor], where: str) -> AnyNet:
@@ -51,6 +51,22 @@ def build_net(manifest: dict[str, Any], tensors: dict[str, Tensor], where: str) 
         net = _construct(cls, config, where)
     net.load_state_dict(tensors, strict=True, assign=True)
     return wrap(net, manifest["wrappers"]).eval().requires_grad_(False)
+
+
+def current_config(manifest: dict[str, Any], where: str) -> dict[str, Any]:
+    """The configuration of a manifest as today's version of its family has it.
+
+    Args:
+        manifest: parsed manifest, of any version that can be migrated.
+        where: what to call the file in messages.
+
+    Raises:
+        FileFormatError: unknown family.
+        NewerFile: from a later version.
+    """
+    check_schema(manifest, where)
+    migrated, _ = migrate(manifest, {}, _family(manifest["family"], where).family_version, where)
+    return dict(migrated["config"])
 
 
 def choose_head(net: AnyNet, head: str | None, where: str) -> AnyNet:

@@ -15,7 +15,8 @@ from geomlib.files.header import newer_file
 __all__ = ["MIGRATIONS", "Migration", "migrate"]
 
 Migration = Callable[[dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any], dict[str, Tensor]]]
-"""Pure function (manifest, tensors) → (manifest, tensors) of the next family version; it changes neither argument."""
+"""Pure function (manifest, tensors) → (manifest, tensors) of the next family version; it changes neither argument.
+There may be no tensors, where only the configuration is asked for."""
 
 
 def _sphnet_2(manifest: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -14,6 +14,7 @@ from geomlib.data.graph import GraphData
 from geomlib.data.theory import check_theory, plain_basis, plain_functional
 from geomlib.errors import ConfigError
 from geomlib.files.checkpoint import checkpoint_manifest
+from geomlib.files.construct import current_config
 from geomlib.files.header import split_head
 from geomlib.files.manifest import bare_net
 from geomlib.files.modelfile import read_manifest
@@ -101,30 +102,31 @@ class HamiltonianTask(Task):
                 logger.warning(line)
                 self._said.add(line)
 
-    def _check_start(self, manifest: Mapping[str, Any], where: str) -> None:
+    def _differences(self, manifest: Mapping[str, Any]) -> dict[str, str]:
+        """What is other in the net of a file, `basis` or `functional`, and words that say so."""
         theirs = manifest.get("config", {})
         if self._theory is None or not {"basis", "functional"} <= theirs.keys():
-            return  # another family, which is refused when its weights are taken
-        basis, functional = self._theory
-        if plain_basis(theirs["basis"]) != plain_basis(basis):
-            raise ConfigError(
-                f"{where}: its net is for the basis set '{theirs['basis']}', the configured one '{basis}'"
-            )
-        if plain_functional(theirs["functional"]) != plain_functional(functional):
-            logger.warning("%s: functional is %s in the file, %s here", where, theirs["functional"], functional)
+            return {}  # another family, which is refused when its weights are taken
+        rows = zip(("basis", "functional"), (plain_basis, plain_functional), self._theory, strict=True)
+        return {
+            what: f"its net has the {what} '{theirs[what]}', the configured one '{own}'"
+            for what, plain, own in rows
+            if plain(theirs[what]) != plain(own)
+        }
+
+    def _check_start(self, manifest: Mapping[str, Any], where: str) -> None:
+        differences = self._differences(manifest)
+        if "basis" in differences:
+            raise ConfigError(f"{where}: {differences['basis']}")
+        if differences:
+            logger.warning("%s: %s", where, differences["functional"])
 
     def _check_checkpoint(self, manifest: Mapping[str, Any]) -> None:
-        theirs = manifest.get("config", {})
-        if self._theory is None or not {"basis", "functional"} <= theirs.keys():
-            return
-        for what, plain, own in zip(
-            ("basis", "functional"), (plain_basis, plain_functional), self._theory, strict=True
-        ):
-            if plain(theirs[what]) != plain(own):
-                raise ConfigError(
-                    f"the checkpoint's net has {what} '{theirs[what]}', the configured one '{own}': set "
-                    f"model.net.{what}; to learn another functional, start a fit with model.weights"
-                )
+        for what, words in self._differences(manifest).items():
+            raise ConfigError(
+                f"the checkpoint: {words}: set model.net.{what}; to learn another functional, start a fit with "
+                "model.weights"
+            )
 
     # ---------------------------------------------------------------- paths that are gone
 
@@ -152,10 +154,14 @@ class HamiltonianTask(Task):
 
     def take_shape_of(self, manifest: Mapping[str, Any]) -> None:
         """Take away the paths that are gone in another net."""
-        kept = manifest.get("config", {}).get("kept_paths")
-        if kept and isinstance(self.net, SPHNet) and self.net.config["kept_paths"] is None:
+        if not isinstance(self.net, SPHNet) or manifest.get("family") != self.net.family:
+            return
+        config = current_config(dict(manifest), "the other net")
+        # with other irreps the numbers are those of other paths, and the weights will not fit either
+        same = config["pair_irreps"] == self.net.config["pair_irreps"]
+        if config["kept_paths"] and same and self.net.config["kept_paths"] is None:
             for net in (self.net, *self._averages()):
-                net.keep_paths(kept)
+                net.keep_paths(config["kept_paths"])
 
     def on_train_batch_start(self, batch: GraphData, batch_idx: int) -> None:
         """As of every task; when paths are chosen for good, the others go, here and in optimizer and averages."""

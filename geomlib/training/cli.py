@@ -29,6 +29,8 @@ from geomlib.data.splits import Split
 from geomlib.data.stores import Store
 from geomlib.errors import ConfigError, FileFormatError, GeomlibError, nearest
 from geomlib.files.checkpoint import read_checkpoint
+from geomlib.files.construct import current_config
+from geomlib.files.manifest import bare_net
 from geomlib.models import FAMILIES, family
 from geomlib.models.base import Net
 from geomlib.tasks.base import Task
@@ -374,5 +376,18 @@ def _check_checkpoint(path: str, task: LightningModule) -> None:
         if shapes[0] != shapes[1]:
             raise ConfigError(
                 f"{path}: is of another net: '{name}' has {shapes[0]}, the configured net has {shapes[1]}"
-                f"{nearest(name, found) if name not in found else ''}"
+                f"{nearest(name, found) if name not in found else ''}{_other_settings(content['geomlib'], path, task)}"
             )
+
+
+def _other_settings(manifest: dict[str, Any], path: str, task: LightningModule) -> str:
+    """Words about settings of the net in which a checkpoint and a task differ."""
+    own = bare_net(task.net)[0] if isinstance(task, Task) else None
+    if own is None or manifest.get("family") != own.family:
+        return ""
+    theirs = current_config(manifest, path)
+    pairs = ((key, theirs.get(key), value) for key, value in own.config.items() if theirs.get(key) != value)
+    rows = [
+        f"{key} is {there!r} there and {here!r} here" for key, there, here in pairs if len(repr((there, here))) < 80
+    ]
+    return f"; of its settings {', '.join(rows)}" if rows else ""

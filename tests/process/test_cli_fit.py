@@ -166,6 +166,7 @@ def test_a_checkpoint_of_another_net_is_refused_by_name(here, capfd):
     last = ["--resume", "out/checkpoints/last.ckpt"]
     said = complaint(capfd, "-c", "tiny.yaml", "--model.net.node_dim", "16", *last)
     assert "out/checkpoints/last.ckpt: is of another net: 'net.net.type_embedding.linear.weight' has [8, 3]" in said
+    assert "of its settings node_dim is 8 there and 16 here" in said
     assert "already holds a run" in complaint(capfd, "-c", "tiny.yaml", "--folder", "out")
 
 

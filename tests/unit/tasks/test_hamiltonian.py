@@ -11,7 +11,10 @@ from geomlib.cli import main
 from geomlib.data.cards import CardStore
 from geomlib.data.graph import collate
 from geomlib.errors import ConfigError, DataError
+from geomlib.files.manifest import manifest_of
+from geomlib.models import SPHNet
 from geomlib.nn.orbitals import generalised_eigenproblem
+from geomlib.tasks import HamiltonianTask
 from geomlib.tasks.hamiltonian_terms import HamiltonianTerm
 from geomlib.tasks.matrices import matrices, occupied_orbitals
 
@@ -57,7 +60,6 @@ def test_reported_errors_are_those_of_the_model_and_the_net_knew_the_step(tmp_pa
 
 
 def test_matrices_of_a_batch_are_those_of_its_graphs():
-    from geomlib.models import SPHNet
 
     net = SPHNet(["H", "O"], basis="sto-3g", channels=8)
     graphs = [net.spec.build(CardStore("water-orbitals", "test")[k]) for k in range(3)]
@@ -97,8 +99,6 @@ def test_losses_are_chosen_in_the_recipe(tmp_path, monkeypatch):
 
 
 def test_an_ion_has_the_orbitals_of_its_electrons(monkeypatch):
-    from geomlib.models import SPHNet
-    from geomlib.tasks import HamiltonianTask
     from geomlib.tasks import hamiltonian as module
     from geomlib.tasks.base import Task
 
@@ -151,8 +151,6 @@ def fitted(functional, store, checkpoint=None, **options):
     import lightning
 
     from geomlib.data.module import GraphDataModule
-    from geomlib.models import SPHNet
-    from geomlib.tasks import HamiltonianTask
 
     torch.manual_seed(0)
     task = HamiltonianTask(SPHNet(["H", "O"], basis="sto-3g", functional=functional, channels=8), **options)
@@ -164,7 +162,6 @@ def fitted(functional, store, checkpoint=None, **options):
 
 @pytest.mark.filterwarnings("ignore")  # Lightning's, on few workers and batches
 def test_files_of_another_functional_and_stores_that_say_none(tmp_path, monkeypatch, caplog):
-    from geomlib.models import SPHNet
 
     monkeypatch.chdir(tmp_path)
     trainer = fitted("pbe", sample(""))
@@ -175,10 +172,22 @@ def test_files_of_another_functional_and_stores_that_say_none(tmp_path, monkeypa
     caplog.clear()
     fitted("b3lyp5", sample("b3lyp5"), weights="pbe.safetensors")
     assert [row.message for row in caplog.records if "functional" in row.message] == [
-        "pbe.safetensors: functional is pbe in the file, b3lyp5 here"
+        "pbe.safetensors: its net has the functional 'pbe', the configured one 'b3lyp5'"
     ]
     geomlib.save(SPHNet(["H", "O"], basis="def2-svp", channels=8), "svp.safetensors")
-    with pytest.raises(ConfigError, match=r"svp\.safetensors: its net is for the basis set 'def2-svp', the configured"):
+    with pytest.raises(ConfigError, match=r"svp\.safetensors: its net has the basis 'def2-svp', the configured"):
         fitted("b3lyp5", sample("b3lyp5"), weights="svp.safetensors")
-    with pytest.raises(ConfigError, match="the checkpoint's net has functional 'pbe', the configured one 'b3lyp5'"):
+    with pytest.raises(ConfigError, match="the checkpoint: its net has the functional 'pbe', the configured one"):
         fitted("b3lyp5", sample("b3lyp5"), checkpoint="pbe.ckpt")
+
+
+def test_paths_of_a_checkpoint_with_other_irreps_are_left_alone():
+    options = {"basis": "sto-3g", "channels": 8, "heads": 2, "path_sparsity": 0.5}
+    every = [[0, 14], [1], [2], [3]]  # 15 paths with all irreps, 13 with those that blocks need
+    manifest = manifest_of(SPHNet(["H", "O"], pair_irreps="all", **options))
+    old = {key: value for key, value in manifest["config"].items() if key not in ("pair_irreps", "gate_width")}
+    manifest = {**manifest, "family_version": 1, "config": {**old, "kept_paths": every}}
+    for irreps, kept in (("needed", None), ("all", every)):
+        net = SPHNet(["H", "O"], pair_irreps=irreps, **options)
+        HamiltonianTask(net).take_shape_of(manifest)
+        assert net.config["kept_paths"] == kept
