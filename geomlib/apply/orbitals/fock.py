@@ -128,7 +128,8 @@ class FockPredictor:
         if unknown := sorted(set(symbols) - set(known)):
             raise UnknownElement(f"the molecule has {', '.join(unknown)}; the model knows {', '.join(known)}")
 
-    def _check(self, molecule: Any) -> None:
+    def check(self, molecule: Any) -> None:
+        """Refuse a molecule of PySCF that the model can't predict; errors as of `fock`."""
         _check_basis(molecule, self.basis)
         self._check_elements(molecule.atom_pure_symbol(atom) for atom in range(molecule.natm))
         if molecule.spin or molecule.nelectron % 2:
@@ -155,7 +156,7 @@ class FockPredictor:
             DataError: an open shell, atoms that coincide, or a predicted matrix that is not finite.
             UnknownElement: an element that the model was not built for.
         """
-        self._check(molecule)
+        self.check(molecule)
         graph = GraphData(
             pos=torch.from_numpy(molecule.atom_coords(unit="Angstrom")),
             atomic_number=torch.from_numpy(molecule.atom_charges().astype(np.int64)),
@@ -231,7 +232,7 @@ def choose_guess(model: str | Path | FockPredictor, molecule: Any) -> Guess:
         molecule: PySCF's molecule, of a closed shell, with the basis set of the model.
     """
     predictor = model if isinstance(model, FockPredictor) else FockPredictor(model)
-    predictor._check(molecule)
+    predictor.check(molecule)
     initial = predictor.initial_fock(molecule)
     report = predictor.report(molecule, initial)
     orbitals = generalised_eigenproblem(torch.from_numpy(initial), torch.from_numpy(report.overlap))

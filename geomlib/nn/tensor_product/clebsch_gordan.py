@@ -300,4 +300,4 @@ def _summed(blocks: Sequence[Sequence[Tensor]], irreps: Sequence[Irrep], like: T
     rows = []
     for parts, irrep in zip(blocks, irreps, strict=True):
         rows.append(sum(parts[1:], start=parts[0]) if parts else like.new_zeros(irrep.dim, like.shape[1]))
-    return torch.cat(rows)
+    return torch.cat(rows) if rows else like.new_zeros(0, like.shape[1])
