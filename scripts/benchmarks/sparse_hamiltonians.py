@@ -21,12 +21,11 @@ import json
 import resource
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from hamiltonian_nets import RECIPE, SHARED, cpu, elements, train
 from torch import Tensor
 
 from geomlib.allocator import keep_freed_memory
@@ -35,16 +34,15 @@ from geomlib.data.hamiltonians import HamiltonianStore
 from geomlib.models import SPHNet
 from geomlib.models.sphnet.compaction import carry_over
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "hamiltonian_pyscf"
 NETS = {"dense": (False, False), "paths": (True, False), "pairs": (False, True), "both": (True, True)}
 
 
-def net_of(name: str, args: argparse.Namespace, elements: list[str]) -> SPHNet:
+def net_of(name: str, args: argparse.Namespace, symbols: list[str]) -> SPHNet:
     """One of `NETS` with random weights; paths that are left out are gone."""
     paths, pairs = NETS[name]
     torch.manual_seed(0)
     net = SPHNet(
-        elements,
+        symbols,
         channels=args.channels,
         delta=False,
         path_sparsity=args.sparsity if paths else 0.0,
@@ -96,19 +94,11 @@ def multiply(gated: list[tuple[Any, tuple[Tensor, Tensor, Tensor]]], backward: b
             torch.autograd.grad(z.sum(), inputs)
 
 
-def cpu(function: Callable[[], object]) -> float:
-    """CPU seconds of a call."""
-    begin = time.process_time()
-    function()
-    return time.process_time() - begin
-
-
 def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Times of all nets, in turn."""
     store = HamiltonianStore(args.structures)
-    numbers = sorted({int(z) for k in range(args.molecules) for z in store[k].atomic_number})
-    elements = [{1: "H", 6: "C", 7: "N", 8: "O", 9: "F"}[z] for z in numbers]
-    nets = {name: net_of(name, args, elements) for name in NETS}
+    symbols = elements(store, args.molecules)
+    nets = {name: net_of(name, args, symbols) for name in NETS}
     batch = batch_of(nets["dense"], args)
     gated = {name: products(net, batch) for name, net in nets.items()}
     rows: dict[str, dict[str, float]] = {name: {} for name in NETS}
@@ -129,7 +119,7 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     for name, net in nets.items():
         rows[name]["parameters"] = sum(parameter.numel() for parameter in net.parameters())
         rows[name]["paths"] = sum(len(layer.product.paths) for layer in (*net.diagonal, *net.pairs))
-        words = [sys.executable, __file__, "--peak", name, "--elements", *elements]
+        words = [sys.executable, __file__, "--peak", name, "--elements", *symbols]
         for key in ("structures", "molecules", "channels", "sparsity"):
             words += [f"--{key}", str(getattr(args, key))]
         done = subprocess.run(words, capture_output=True, text=True, check=True)
@@ -178,39 +168,17 @@ def learn(args: argparse.Namespace, sparsity: float) -> dict[str, float]:
     store = HamiltonianStore(args.learn)
     torch.manual_seed(0)
     steps = [args.steps // 10, args.steps // 20]
-    net = SPHNet(
-        ["H", "O"],
-        channels=32,
-        bottleneck=16,
-        short_layers=2,
-        heads=4,
-        vector_functions=32,
-        path_sparsity=sparsity,
-        path_steps=steps,
-    )
-    graphs = [net.spec.build(store[number]) for number in range(len(store))]
-    train, test = graphs[: 8 * len(graphs) // 10], collate(graphs[9 * len(graphs) // 10 :])
-    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.003 ** (1 / args.steps))
-    generator = torch.Generator().manual_seed(0)
-    begin = time.process_time()
-    for number in range(args.steps):
+    options = {"channels": 32, "bottleneck": 16, **RECIPE["sphnet"], "path_sparsity": sparsity, "path_steps": steps}
+    net = SPHNet(elements(store, len(store)), **options)
+
+    def choose_paths(number: int, optimizer: torch.optim.Optimizer) -> None:
         net.advance(number)
         if net.can_compact:
             carry_over(optimizer, net.compact())
-        chosen = torch.randperm(len(train), generator=generator)[:8].tolist()
-        batch = collate([train[k] for k in chosen])
-        error = net(batch)["hamiltonian"] - batch.hamiltonian
-        optimizer.zero_grad()
-        (error.abs().mean() + error.square().mean()).backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
-        optimizer.step()
-        schedule.step()
-    spent = time.process_time() - begin
-    with torch.no_grad():
-        error = net.eval()(test)["hamiltonian"] - test.hamiltonian
+
+    error, spent = train(net, store, args.steps, 3e-3, choose_paths)
     kept = sum(len(layer.product.paths) for layer in (*net.diagonal, *net.pairs))
-    return {"mae_micro": 1e6 * float(error.abs().mean()), "cpu_s": spent, "paths": kept}
+    return {"mae_micro": error, "cpu_s": spent, "paths": kept}
 
 
 def main() -> None:
